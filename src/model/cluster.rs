@@ -1,0 +1,178 @@
+//! Who belongs to the cluster, who is manager, and what is committed: the state that the log builds on every node.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{Digest, Epoch};
+
+/// A node's internal id. Never used again, also not for the same host.
+pub type NodeId = u64;
+
+/// Tells one cluster from every other; drawn when it forms.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ClusterId(pub [u8; 16]);
+
+impl fmt::Display for ClusterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for ClusterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+/// What a node may become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// Votes, and may be manager.
+    Candidate,
+    /// Receives; neither votes nor manages.
+    Worker,
+    /// Votes and keeps the store; has no artifact folders.
+    Witness,
+}
+
+impl Role {
+    /// Whether nodes of this role vote.
+    #[must_use]
+    pub fn votes(self) -> bool {
+        !matches!(self, Self::Worker)
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Candidate => "candidate",
+            Self::Worker => "worker",
+            Self::Witness => "witness",
+        })
+    }
+}
+
+impl std::str::FromStr for Role {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "candidate" => Ok(Self::Candidate),
+            "worker" => Ok(Self::Worker),
+            "witness" => Ok(Self::Witness),
+            _ => Err(()),
+        }
+    }
+}
+
+/// One member as the log knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// The name from the configuration.
+    pub name: String,
+    /// Where its peers reach it, `host:port`.
+    pub address: String,
+    /// Its role.
+    pub role: Role,
+    /// Drawn by the node once; a repeated request for admission shows the same one.
+    pub incarnation: [u8; 16],
+}
+
+/// What a listed node held when the cluster formed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FirstContent {
+    /// The digest of all its roots.
+    pub digest: Digest,
+    /// How many artifacts they held.
+    pub files: u64,
+}
+
+/// Where the first generation comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Seed {
+    /// No candidate had content: whoever is manager.
+    Anyone,
+    /// These candidates hold one and the same content.
+    OneOf(BTreeSet<NodeId>),
+    /// Candidates hold different content; a person must choose.
+    Conflict(BTreeMap<NodeId, FirstContent>),
+}
+
+/// The entry of the log that made a node manager.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Appointment {
+    /// This appointment's epoch: its log index.
+    pub epoch: Epoch,
+    /// The epoch before it; 0 when this is the first.
+    pub replaced: Epoch,
+    /// The manager.
+    pub manager: NodeId,
+    /// How long one renewal lasts.
+    pub lease: Duration,
+}
+
+/// The newest committed generation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Head {
+    /// Its number.
+    pub generation: u64,
+    /// The digest of all roots.
+    pub digest: Digest,
+    /// The epoch that committed it.
+    pub epoch: Epoch,
+    /// The node whose folder it was read from.
+    pub author: NodeId,
+    /// When the manager proposed the commit, by its clock, in milliseconds since 1970.
+    pub committed_unix_ms: i64,
+    /// The voters that held all of it when it was committed.
+    pub holders: BTreeSet<NodeId>,
+}
+
+/// The state that the log builds: the same on every node that applied the same entries.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterState {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The index of the last applied log entry.
+    pub applied_index: u64,
+    /// Everyone that was admitted.
+    pub members: BTreeMap<NodeId, Member>,
+    /// Those whose votes count now.
+    pub voters: BTreeSet<NodeId>,
+    /// Where the first generation comes from.
+    pub seed: Seed,
+    /// The manager in office.
+    pub appointment: Option<Appointment>,
+    /// The newest committed generation; none before the first.
+    pub head: Option<Head>,
+}
+
+impl ClusterState {
+    /// The id of the member called `name`.
+    #[must_use]
+    pub fn id_of(&self, name: &str) -> Option<NodeId> {
+        self.members.iter().find(|(_, member)| member.name == name).map(|(id, _)| *id)
+    }
+
+    /// The current epoch; 0 before the first appointment.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.appointment.as_ref().map_or(0, |appointment| appointment.epoch)
+    }
+
+    /// The number of the head; 0 before the first.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.head.as_ref().map_or(0, |head| head.generation)
+    }
+
+    /// Whether `nodes` hold a majority of the voters.
+    #[must_use]
+    pub fn is_majority(&self, nodes: &BTreeSet<NodeId>) -> bool {
+        2 * self.voters.intersection(nodes).count() > self.voters.len()
+    }
+}

@@ -1,0 +1,112 @@
+//! What the features need from whoever decides: the seam between them and consensus.
+//!
+//! The contract, for every implementation: [`Coordinator::state`] only ever moves forward along one history that all
+//! nodes share; a commit is in that history or it is not, and an outcome that is not known is never reported as
+//! either; a lease that is reported valid overlaps no lease of another manager.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::model::{BootTime, ClusterState, Digest, Epoch, NodeId};
+
+/// A generation that is held by a majority, offered to the log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Commit {
+    /// The manager's epoch.
+    pub epoch: Epoch,
+    /// The head it was made from; 0 for the first generation.
+    pub parent: u64,
+    /// Its number: one more than the parent's.
+    pub generation: u64,
+    /// The digest of all roots.
+    pub digest: Digest,
+    /// The manager.
+    pub author: NodeId,
+    /// The manager's clock, in milliseconds since 1970.
+    pub committed_unix_ms: i64,
+    /// The nodes that said they hold all of it durably.
+    pub holders: BTreeSet<NodeId>,
+}
+
+/// What became of a commit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CommitOutcome {
+    /// It is the head now.
+    Committed,
+    /// It will never be: why.
+    Refused(CommitRefusal),
+}
+
+/// Why the state machine did not take a commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum CommitRefusal {
+    /// Its epoch is not the current one.
+    #[error("another manager is in office")]
+    OldEpoch,
+    /// Its parent is not the head.
+    #[error("its parent is not the head")]
+    NotOnHead,
+    /// Its holders are no majority of the voters in force.
+    #[error("its holders are no majority of the voters")]
+    NoMajority,
+}
+
+/// A commit whose outcome is not known. It may be in the log or come into it: read before anything is built on its parent.
+#[derive(Debug, thiserror::Error)]
+#[error("the outcome of the commit is not known: {reason}")]
+pub struct UnknownOutcome {
+    /// What was seen.
+    pub reason: String,
+}
+
+/// A manager's lease, as one renewal gave it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// The epoch it belongs to.
+    pub epoch: Epoch,
+    /// When the first renewal of this unbroken lease was sent.
+    pub start: BootTime,
+    /// When it ends unless it is renewed.
+    pub end: BootTime,
+}
+
+/// What this process knows of the election besides the log.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// The leader that this node follows, itself included; none while none is heard.
+    pub leader: Option<NodeId>,
+    /// This node's id; none before it belongs to a cluster.
+    pub node: Option<NodeId>,
+    /// True once a leader heard by this process confirmed the log by a quorum round and this node's own applied log
+    /// has reached it; false again while no leader is heard. Files are touched only while it is true.
+    pub confirmed: bool,
+    /// What formation or admission waits for, in a sentence with a remedy; none when there is nothing to wait for.
+    pub waiting_for: Option<String>,
+}
+
+/// The one who orders commits and appoints managers.
+pub trait Coordinator: Send + Sync + 'static {
+    /// The state that this node's own applied log has built; none before it belongs to a cluster.
+    fn state(&self) -> watch::Receiver<Option<Arc<ClusterState>>>;
+
+    /// What this process knows of the election.
+    fn standing(&self) -> watch::Receiver<Standing>;
+
+    /// Offers a commit to the log and waits until its outcome is known, at most a few seconds.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves the outcome unknown.
+    fn commit(&self, commit: Commit) -> BoxFuture<'_, Result<CommitOutcome, UnknownOutcome>>;
+
+    /// Reads the newest state by a quorum round made after the call and waits until this node applied it; none when
+    /// no leader answered in time.
+    fn confirm(&self) -> BoxFuture<'_, Option<Arc<ClusterState>>>;
+
+    /// Renews this node's lease by a round trip made for this call, within 300 ms; none when this node is not the
+    /// manager or no renewal was granted.
+    fn renew(&self) -> BoxFuture<'_, Option<Lease>>;
+}

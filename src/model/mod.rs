@@ -1,0 +1,27 @@
+//! The nouns that all rooms share.
+//!
+//! Owns what a path, a content hash, a manifest, a generation, a member and a report are, and the seam between the
+//! features and consensus ([`Coordinator`]). Everything here is checked when it is made, so that whoever holds a
+//! value need not check it again. Leaves all input and output, and all wire and disk formats, to the floors above.
+
+mod clock;
+mod cluster;
+mod coordination;
+mod forest;
+mod generation;
+mod hash;
+mod manifest;
+mod path;
+mod report;
+mod rules;
+
+pub use clock::{BootTime, unix_ms};
+pub use cluster::{Appointment, ClusterId, ClusterState, FirstContent, Head, Member, NodeId, Role, Seed};
+pub use coordination::{Commit, CommitOutcome, CommitRefusal, Coordinator, Lease, Standing, UnknownOutcome};
+pub use forest::{Edit, Forest, Place, RootName};
+pub use generation::{Change, Epoch, FileTime, Generation, Proposal};
+pub use hash::{ContentHash, Digest};
+pub use manifest::{Difference, Entry, Manifest, ManifestError};
+pub use path::{ArtifactPath, NAME_BYTES_MAX, PATH_BYTES_MAX, PATH_DEPTH_MAX, PathError};
+pub use report::{NodeReport, NodeState, Problem, RootReport, Severity};
+pub use rules::{RootRules, Rules};

@@ -1,0 +1,1 @@
+//! Decisions about files: what changes, in which order, with which time.

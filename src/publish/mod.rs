@@ -1,0 +1,1 @@
+//! Makes generations out of the manager's changes.

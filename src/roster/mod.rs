@@ -1,0 +1,1 @@
+//! Nodes telling each other how they are.

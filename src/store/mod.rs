@@ -1,0 +1,1 @@
+//! This node's own durable data: content by hash, generations, what was applied.
