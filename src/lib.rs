@@ -4,9 +4,10 @@
 //! Imports run down these floors only, and rooms of one floor do not know each other (`tests/tidy.rs` holds it):
 //!
 //! ```text
-//! 5  main.rs  cli/                                   words to the user: arguments, output, exit codes
-//! 4  daemon/                                         composition: configuration, supervision, HTTP, status
-//! 3  inventory/  cluster/  publish/  apply/  roster/ features; strangers to one another
+//! 6  main.rs  cli/                                   words to the user: arguments, output, exit codes
+//! 5  daemon/                                         composition: configuration, supervision, HTTP, status
+//! 4  cluster/  publish/  apply/  roster/             features; strangers to one another
+//! 3  inventory/                                      what this node's roots hold now, which features share
 //! 2  tree/  store/  watcher/  rpc/                   one outside thing each: artifact folders, own data, notifications, peers
 //! 1  plan/  delta/  wire/  crash.rs                  decisions and conversions: no disk, socket, clock or task
 //! 0  model/                                          nouns: path, hash, manifest, generation, cluster state, report
@@ -24,9 +25,10 @@ pub mod store;
 pub mod tree;
 pub mod watcher;
 
+pub mod inventory;
+
 pub mod apply;
 pub mod cluster;
-pub mod inventory;
 pub mod publish;
 pub mod roster;
 
