@@ -23,5 +23,5 @@ pub use generation::{Change, Epoch, FileTime, Generation, Proposal};
 pub use hash::{ContentHash, Digest};
 pub use manifest::{Difference, Entry, Manifest, ManifestError};
 pub use path::{ArtifactPath, NAME_BYTES_MAX, PATH_BYTES_MAX, PATH_DEPTH_MAX, PathError};
-pub use report::{NodeReport, NodeState, Problem, RootReport, Severity};
+pub use report::{Heard, HeardReport, NodeReport, NodeState, Problem, RootReport, Severity};
 pub use rules::{RootRules, Rules};

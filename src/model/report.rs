@@ -118,3 +118,15 @@ pub struct NodeReport {
     /// Its problems.
     pub problems: Vec<Problem>,
 }
+
+/// A report with the moment at which it was heard by this process.
+#[derive(Clone, Debug)]
+pub struct HeardReport {
+    /// What the node said of itself.
+    pub report: NodeReport,
+    /// When it was heard.
+    pub at: crate::model::BootTime,
+}
+
+/// The newest report of each other node, by name.
+pub type Heard = std::collections::BTreeMap<String, HeardReport>;
