@@ -1,1 +1,3 @@
 //! Composition of the rooms below.
+
+pub mod config;
