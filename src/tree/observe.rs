@@ -1,0 +1,208 @@
+//! What is at one path, believed only when nobody changed it while it was read.
+
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::io::{Errno, retry_on_intr};
+use rustix::time::ClockId;
+
+use crate::model::{ArtifactPath, ContentHash, Entry, FileTime};
+use crate::tree::error::says_absent;
+use crate::tree::root::read_link_at;
+use crate::tree::{Kind, Root, Stat, TreeError, lease};
+
+/// Largest file that is carried.
+pub const FILE_BYTES_MAX: u64 = 1 << 30;
+
+/// A file system's clock may tick slowly: two writes within this may leave one and the same time.
+const RACY_SECONDS: i64 = 2;
+
+/// How often a name is looked at again when it changed while it was read.
+const TRIES: u32 = 3;
+
+const BUFFER_BYTES: usize = 128 * 1024;
+
+/// What was at a path, and when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// What it was.
+    pub entry: Entry,
+    /// What the kernel said of it, before and after it was read.
+    pub stat: Stat,
+    /// When its reading began, by the wall clock.
+    pub hashed_at: FileTime,
+}
+
+impl Seen {
+    /// What this process itself just made of a path: `stat` was taken afterwards.
+    #[must_use]
+    pub fn now(entry: Entry, stat: Stat) -> Self {
+        Self { entry, stat, hashed_at: wall_clock() }
+    }
+
+    /// Whether content that was hashed then may have changed since without leaving a trace in its times.
+    #[must_use]
+    pub fn is_racy(&self) -> bool {
+        // Differences of whole seconds, rounded so that the window is never shorter than it should be. A change time
+        // that lies ahead means that the clock was set back: nothing is known then.
+        self.hashed_at.seconds.saturating_sub(self.stat.ctime.seconds) <= RACY_SECONDS
+            || self.hashed_at.seconds.abs_diff(self.stat.mtime.seconds) <= RACY_SECONDS.unsigned_abs()
+    }
+
+    fn still_holds(&self, stat: &Stat) -> bool {
+        self.stat == *stat && !self.is_racy()
+    }
+}
+
+/// What is at one path now.
+#[derive(Debug)]
+pub enum Observation {
+    /// Nothing, or no real folder above it.
+    Absent,
+    /// This.
+    There(Seen),
+    /// A file that is open for writing, or changed while it was read.
+    Busy,
+    /// A socket, pipe or device, or something on another file system: never carried, never deleted.
+    Skipped,
+    /// It can't be read.
+    Failed(TreeError),
+}
+
+/// Looks at `path`. The digest of `cached` is taken over when nothing can have changed since.
+#[must_use]
+pub fn observe(root: &Root, path: &ArtifactPath, cached: Option<&Seen>) -> Observation {
+    match root.parent_of(path) {
+        Ok((folder, name)) => Reader::default().observe(root, folder.as_fd(), name, path, cached, None),
+        Err(errno) => unreadable(root, path, errno),
+    }
+}
+
+/// Observes; keeps its buffer from file to file.
+#[derive(Default)]
+pub(super) struct Reader {
+    buffer: Vec<u8>,
+}
+
+impl Reader {
+    /// Looks at `name` in `folder`, which is `path` in its root; `first` is what a stat just said of it.
+    pub(super) fn observe(
+        &mut self,
+        root: &Root,
+        folder: BorrowedFd<'_>,
+        name: &[u8],
+        path: &ArtifactPath,
+        cached: Option<&Seen>,
+        first: Option<Stat>,
+    ) -> Observation {
+        let home = root.identity().device;
+        let mut first = first;
+        for _ in 0..TRIES {
+            let hashed_at = wall_clock();
+            let before = match first.take().map_or_else(|| Stat::of(folder, name, home), Ok) {
+                Ok(stat) => stat,
+                Err(errno) => return unreadable(root, path, errno),
+            };
+            if let Some(seen) = cached.filter(|seen| seen.still_holds(&before)) {
+                return Observation::There(seen.clone());
+            }
+            let read = match before.kind {
+                Kind::Other => return Observation::Skipped,
+                Kind::Folder => {
+                    let entry = Entry::Folder { mode: before.mode };
+                    return Observation::There(Seen { entry, stat: before, hashed_at });
+                }
+                Kind::Link => read_link_at(folder, name).map(|target| Read::Link(target.into())),
+                Kind::File if before.size > FILE_BYTES_MAX => {
+                    let (bytes, max) = (before.size, FILE_BYTES_MAX);
+                    return Observation::Failed(TreeError::TooLarge { path: root.place(path), bytes, max });
+                }
+                Kind::File => self.read(root, folder, name, &before),
+            };
+            let entry = match read {
+                Ok(Read::File(hash)) => Entry::File { mode: before.mode, size: before.size, hash },
+                Ok(Read::Link(target)) => Entry::Link { target },
+                Ok(Read::Open) => return Observation::Busy,
+                Ok(Read::Changed) => continue,
+                // The link or file that the stat saw is something else by now.
+                Err(Errno::INVAL | Errno::LOOP | Errno::NOENT) => continue,
+                Err(errno) => return unreadable(root, path, errno),
+            };
+            match Stat::of(folder, name, home) {
+                Ok(after) if after == before => {
+                    return Observation::There(Seen { entry, stat: before, hashed_at });
+                }
+                Ok(_) => {}
+                Err(errno) => return unreadable(root, path, errno),
+            }
+        }
+        // Still changing; whether it is gone altogether is known, though.
+        match Stat::of(folder, name, home) {
+            Err(errno) => unreadable(root, path, errno),
+            Ok(stat) if stat.kind == Kind::Other => Observation::Skipped,
+            Ok(_) => Observation::Busy,
+        }
+    }
+
+    fn read(
+        &mut self,
+        root: &Root,
+        folder: BorrowedFd<'_>,
+        name: &[u8],
+        before: &Stat,
+    ) -> rustix::io::Result<Read> {
+        let Some((file, stat)) = root.open_regular(folder, name)? else { return Ok(Read::Changed) };
+        if stat != *before {
+            return Ok(if stat.same_file(before) && lease::is_open_for_writing(file.as_fd()) {
+                Read::Open
+            } else {
+                Read::Changed
+            });
+        }
+        if lease::is_open_for_writing(file.as_fd()) {
+            return Ok(Read::Open);
+        }
+        let Some(hash) = self.hash(&file, before.size)? else { return Ok(Read::Changed) };
+        if lease::is_open_for_writing(file.as_fd()) {
+            return Ok(Read::Open);
+        }
+        Ok(Read::File(hash))
+    }
+
+    /// The hash of `file` if it has exactly `size` bytes.
+    fn hash(&mut self, file: &OwnedFd, size: u64) -> rustix::io::Result<Option<ContentHash>> {
+        self.buffer.resize(BUFFER_BYTES, 0);
+        let mut hasher = blake3::Hasher::new();
+        let mut total: u64 = 0;
+        // Reads one byte beyond what is expected, so that growth is noticed, and a file that grows for ever ends.
+        while total <= size {
+            let count = retry_on_intr(|| rustix::io::read(file, &mut self.buffer[..]))?;
+            if count == 0 {
+                break;
+            }
+            hasher.update(&self.buffer[..count]);
+            total += count as u64;
+        }
+        Ok((total == size).then(|| ContentHash(*hasher.finalize().as_bytes())))
+    }
+}
+
+enum Read {
+    File(ContentHash),
+    Link(std::sync::Arc<[u8]>),
+    /// Somebody has it open for writing.
+    Open,
+    /// It is not what the stat before said.
+    Changed,
+}
+
+fn unreadable(root: &Root, path: &ArtifactPath, errno: Errno) -> Observation {
+    if says_absent(errno) {
+        Observation::Absent
+    } else {
+        Observation::Failed(root.error("read", path, errno))
+    }
+}
+
+fn wall_clock() -> FileTime {
+    let now = rustix::time::clock_gettime(ClockId::Realtime);
+    FileTime { seconds: now.tv_sec, nanos: u32::try_from(now.tv_nsec).unwrap_or_default() }
+}
