@@ -1,1 +1,204 @@
-//! This node's own durable data: content by hash, generations, what was applied.
+//! syncd's own durable data: contents by hash, generations, what applying notes down, and what was replaced.
+//!
+//! Owns the data folder's `store` (append-only packs and one index) and `quarantine`. Knows nothing of artifact
+//! folders, peers or who is manager. All calls block on the disk: whoever is async calls them on a blocking thread.
+//! Invariants: what a batch pinned survives a crash at any step; a content is never given out unless its bytes match
+//! its hash; readers wait for no batch. Contents are never removed: a host writes a few kilobytes per publish.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Read;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use redb::ReadableTable;
+
+use crate::model::{ContentHash, unix_ms};
+
+mod batch;
+mod blob;
+mod chain;
+mod error;
+mod index;
+mod pack;
+mod quarantine;
+mod records;
+
+pub use batch::Batch;
+pub use blob::Blob;
+pub use chain::{Adopted, HistoryEntry, Pinned};
+pub use error::StoreError;
+pub use quarantine::{QuarantineId, QuarantineItem, Quarantined};
+pub use records::Applied;
+
+use chain::{Chain, PinKey};
+use index::{BLOBS, Index, PACKS};
+use pack::{Location, Packs};
+use quarantine::Quarantine;
+
+/// Generations kept unless [`Store::keep_history`] says otherwise.
+const HISTORY_DEFAULT: usize = 100;
+
+/// The open store. Cheap to clone.
+#[derive(Clone)]
+pub struct Store(Arc<Inner>);
+
+struct Inner {
+    index: Index,
+    packs: Packs,
+    /// Held by whoever pins, adopts or releases, so that these happen one after another.
+    turn: Mutex<()>,
+    /// What is durable now; replaced as a whole, so that a reader waits for nobody.
+    chain: Mutex<Arc<Chain>>,
+    quarantine: Quarantine,
+    history: AtomicUsize,
+    reserve: AtomicU64,
+}
+
+impl Store {
+    /// Opens the store in `dir` and the quarantine beside it, or creates them. What a crash left unfinished is cut off.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] and [`StoreError::Format`] when it is not what this version wrote: nothing is repaired
+    /// by guessing.
+    pub fn open(dir: &Path, quarantine_dir: &Path) -> Result<Self, StoreError> {
+        fs::create_dir_all(dir).map_err(StoreError::io("create", dir))?;
+        let index = Index::open(&dir.join("index.redb"))?;
+        pack::sync_folder(dir)?;
+        let lengths = index.read(|txn| {
+            let table = txn.open_table(PACKS)?;
+            let mut lengths = BTreeMap::new();
+            for item in table.iter()? {
+                let (number, length) = item?;
+                lengths.insert(number.value(), length.value());
+            }
+            Ok(lengths)
+        })?;
+        let packs = Packs::open(&dir.join("packs"), &lengths)?;
+        let quarantine = Quarantine::open(quarantine_dir)?;
+        let store = Self(Arc::new(Inner {
+            index,
+            packs,
+            turn: Mutex::default(),
+            chain: Mutex::default(),
+            quarantine,
+            history: AtomicUsize::new(HISTORY_DEFAULT),
+            reserve: AtomicU64::new(pack::RESERVE_BYTES),
+        }));
+        store.set_chain(store.load_chain()?);
+        store.prune_seconds(unix_ms())?;
+        Ok(store)
+    }
+
+    /// How many generations are kept from the next adopted one on; at least the head.
+    pub fn keep_history(&self, generations: usize) {
+        self.0.history.store(generations, Ordering::Relaxed);
+    }
+
+    /// Whether the content is here.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn has(&self, hash: &ContentHash) -> Result<bool, StoreError> {
+        Ok(self.location(hash)?.is_some())
+    }
+
+    /// Opens a content.
+    ///
+    /// # Errors
+    /// [`StoreError::Missing`]; [`StoreError::Damaged`] when its bytes are others: it is forgotten then, so that it can
+    /// be put again.
+    pub fn open_blob(&self, hash: &ContentHash) -> Result<Blob, StoreError> {
+        let location = self.location(hash)?.ok_or(StoreError::Missing { hash: *hash })?;
+        let pack = self.0.packs.path(location.pack);
+        let opened = self.0.packs.open_record(hash, location).and_then(|file| {
+            Blob::open(file, hash, location)
+                .map_err(StoreError::io("read", &pack))?
+                .ok_or(StoreError::Damaged { hash: *hash, pack })
+        });
+        if let Err(StoreError::Damaged { hash, .. }) = &opened {
+            self.forget(hash)?;
+        }
+        opened
+    }
+
+    /// Forgets a content that was found damaged, so that it counts as missing and can be put again.
+    ///
+    /// # Errors
+    /// It is still listed then.
+    pub fn forget(&self, hash: &ContentHash) -> Result<(), StoreError> {
+        tracing::error!(%hash, "a content in the store is damaged; it has to be fetched again");
+        self.0.index.write(|txn| {
+            txn.open_table(BLOBS)?.remove(hash.0)?;
+            Ok(())
+        })
+    }
+
+    /// Begins a run of additions.
+    #[must_use]
+    pub fn batch(&self) -> Batch<'_> {
+        Batch::new(self)
+    }
+
+    /// Copies local content into the quarantine, durably. For a link `content` is empty: its entry says it all.
+    ///
+    /// # Errors
+    /// Nothing is listed then, and the original must stay where it is.
+    pub fn quarantine(&self, item: &Quarantined, content: &mut dyn Read) -> Result<QuarantineId, StoreError> {
+        self.0.quarantine.put(item, content)
+    }
+
+    /// All that is in the quarantine, oldest first.
+    ///
+    /// # Errors
+    /// When its folder cannot be listed.
+    pub fn quarantine_list(&self) -> Result<Vec<QuarantineItem>, StoreError> {
+        self.0.quarantine.list()
+    }
+
+    /// How many items are in the quarantine.
+    #[must_use]
+    pub fn quarantine_count(&self) -> u64 {
+        self.0.quarantine.count()
+    }
+
+    fn location(&self, hash: &ContentHash) -> Result<Option<Location>, StoreError> {
+        self.0.index.read(|txn| {
+            let found = txn.open_table(BLOBS)?.get(hash.0)?.map(|value| value.value());
+            Ok(found.map(|(pack, offset, size)| Location { pack, offset, size }))
+        })
+    }
+
+    fn chain(&self) -> Arc<Chain> {
+        Arc::clone(&self.0.chain.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Only for whoever has the turn, or alone.
+    fn set_chain(&self, chain: Chain) {
+        *self.0.chain.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(chain);
+    }
+
+    fn turn(&self) -> MutexGuard<'_, ()> {
+        self.0.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn index(&self) -> &Index {
+        &self.0.index
+    }
+
+    fn packs(&self) -> &Packs {
+        &self.0.packs
+    }
+
+    fn reserve(&self) -> u64 {
+        self.0.reserve.load(Ordering::Relaxed)
+    }
+
+    fn history_length(&self) -> usize {
+        self.0.history.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests;

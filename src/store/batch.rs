@@ -1,0 +1,151 @@
+//! Putting contents into the store, and pinning the generation that needs them.
+//!
+//! A small batch costs one sync of a pack and one commit of the index. A greater one goes in portions, so that no
+//! single sync is long. What a batch put is durable only after [`Batch::sync`] or [`Batch::pin`]; dropping a batch
+//! takes back what was not.
+
+use std::collections::HashMap;
+use std::io::Read;
+
+use crate::crash;
+use crate::model::{ContentHash, Proposal};
+use crate::store::index::{BLOBS, PACKS, PINS, encode};
+use crate::store::pack::{Location, PORTION_BYTES, Writer};
+use crate::store::{PinKey, Pinned, Store, StoreError};
+
+/// One run of additions.
+pub struct Batch<'a> {
+    store: &'a Store,
+    writer: Option<Writer<'a>>,
+    pending: HashMap<ContentHash, Location>,
+}
+
+impl<'a> Batch<'a> {
+    pub(super) fn new(store: &'a Store) -> Self {
+        Self { store, writer: None, pending: HashMap::new() }
+    }
+
+    /// Adds one content, checked against `hash` and `size` while it is written. One that is there already is read to
+    /// its end and checked all the same. Says whether it was new.
+    ///
+    /// # Errors
+    /// [`StoreError::Mismatch`] and [`StoreError::Source`] leave the batch as it was; after any other error the batch
+    /// takes no further content, and what it did not make durable is taken back.
+    pub fn put(&mut self, hash: &ContentHash, size: u64, content: &mut dyn Read) -> Result<bool, StoreError> {
+        if self.has(hash)? {
+            check(hash, size, content)?;
+            return Ok(false);
+        }
+        self.store.packs().room_for(size, self.store.reserve())?;
+        let mut writer = match self.writer.take() {
+            Some(writer) => writer,
+            None => self.store.packs().writer()?,
+        };
+        let appended = writer.append(hash, size, content);
+        let (unsettled, full) = (writer.unsettled(), writer.is_full());
+        self.writer = Some(writer);
+        self.pending.insert(*hash, appended?);
+        if unsettled >= PORTION_BYTES || full {
+            self.sync()?;
+            if full {
+                self.writer = None;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether the content is in the store or in this batch.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn has(&self, hash: &ContentHash) -> Result<bool, StoreError> {
+        Ok(self.pending.contains_key(hash) || self.store.has(hash)?)
+    }
+
+    /// Makes all that was put durable.
+    ///
+    /// # Errors
+    /// What was not durable before is not durable afterwards.
+    pub fn sync(&mut self) -> Result<(), StoreError> {
+        self.commit(None)
+    }
+
+    /// Makes everything durable together with `proposal`: from then on this node has all that the generation needs,
+    /// also after a crash, until it is released. Doing it again, or for a generation that is adopted already, is fine.
+    ///
+    /// # Errors
+    /// When the base is not here, the changes do not lead to the digest, or a content is missing. Nothing is pinned then.
+    pub fn pin(mut self, proposal: &Proposal) -> Result<Pinned, StoreError> {
+        let _turn = self.store.turn();
+        let chain = self.store.chain();
+        let generation = &proposal.generation;
+        let key = PinKey { epoch: generation.epoch, number: generation.number, digest: generation.digest };
+        let pinned = Pinned { epoch: key.epoch, number: key.number, digest: key.digest };
+        if chain.is_adopted(key.number, &key.digest) || chain.is_pinned(&key) {
+            self.commit(None)?;
+            return Ok(pinned);
+        }
+        let (pin, record) = self.store.prepare_pin(&chain, proposal)?;
+        for change in &proposal.changes {
+            let Some(crate::model::Entry::File { size, hash, .. }) = change.entry else { continue };
+            let held = match self.pending.get(&hash) {
+                Some(location) => Some(location.size),
+                None => self.store.location(&hash)?.map(|location| location.size),
+            };
+            if held != Some(size) {
+                return Err(StoreError::Missing { hash });
+            }
+        }
+        self.commit(Some((key, &encode(&record)?)))?;
+        self.store.set_chain(chain.with_pin(key, pin));
+        Ok(pinned)
+    }
+
+    fn commit(&mut self, pin: Option<(PinKey, &[u8])>) -> Result<(), StoreError> {
+        if self.pending.is_empty() && pin.is_none() {
+            return Ok(());
+        }
+        let mark = match &mut self.writer {
+            Some(writer) if writer.unsettled() > 0 => {
+                writer.sync()?;
+                Some(writer.mark())
+            }
+            _ => None,
+        };
+        crash::point("store.before-index");
+        let noted = self.store.index().write(|txn| {
+            if let Some((number, length)) = mark {
+                txn.open_table(PACKS)?.insert(number, length)?;
+                let mut blobs = txn.open_table(BLOBS)?;
+                for (hash, location) in &self.pending {
+                    blobs.insert(hash.0, (location.pack, location.offset, location.size))?;
+                }
+            }
+            if let Some((key, record)) = pin {
+                txn.open_table(PINS)?.insert((key.epoch, key.number, key.digest.0), record)?;
+            }
+            Ok(())
+        });
+        crash::point("store.after-index");
+        if let Some(writer) = &mut self.writer {
+            match noted {
+                Ok(()) => writer.settle(),
+                Err(_) => writer.leave(),
+            }
+        }
+        noted?;
+        self.pending.clear();
+        Ok(())
+    }
+}
+
+/// Reads a content that is there already.
+fn check(hash: &ContentHash, size: u64, content: &mut dyn Read) -> Result<(), StoreError> {
+    let mut hasher = blake3::Hasher::new();
+    let read = std::io::copy(&mut content.take(size.saturating_add(1)), &mut hasher)
+        .map_err(|source| StoreError::Source { hash: *hash, source })?;
+    if read != size || hasher.finalize().as_bytes() != hash.as_bytes() {
+        return Err(StoreError::Mismatch { hash: *hash, size });
+    }
+    Ok(())
+}

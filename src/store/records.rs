@@ -1,0 +1,130 @@
+//! What applying notes down: how far this node's files are, and the seconds that its readers have seen.
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{ClusterId, Digest, Epoch, Place, unix_ms};
+use crate::store::index::{SECONDS, TREE, put_meta};
+use crate::store::{Store, StoreError};
+
+/// A second that a path had is remembered this long after the path is gone: one scan of the gateway may take 20 minutes.
+const SECONDS_KEPT_MS: i64 = 48 * 3600 * 1000;
+
+/// The generation that this node's files were brought to as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Applied {
+    /// The cluster that it belongs to.
+    pub cluster: ClusterId,
+    /// Its number.
+    pub number: u64,
+    /// Its digest.
+    pub digest: Digest,
+}
+
+impl Store {
+    /// The generation that this node's files were last brought to.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn applied(&self) -> Result<Option<Applied>, StoreError> {
+        self.index().meta("applied")
+    }
+
+    /// Notes that the files are at `applied`, which seconds were given to them, and that no apply is under way.
+    ///
+    /// # Errors
+    /// Nothing is noted then.
+    pub fn set_applied(&self, applied: &Applied, seconds: &[(Place, i64)]) -> Result<(), StoreError> {
+        self.index().write(|txn| {
+            put_meta(txn, "applied", applied)?;
+            put_meta(txn, "applying", &None::<u64>)?;
+            write_seconds(txn, seconds, unix_ms())
+        })
+    }
+
+    /// Notes seconds given to paths outside an apply of a generation.
+    ///
+    /// # Errors
+    /// Nothing is noted then.
+    pub fn note_seconds(&self, seconds: &[(Place, i64)]) -> Result<(), StoreError> {
+        self.index().write(|txn| write_seconds(txn, seconds, unix_ms()))
+    }
+
+    /// The newest second of the modification time that `place` had on this node by syncd's hand; kept for a day and
+    /// longer after the place is gone.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn last_second(&self, place: &Place) -> Result<Option<i64>, StoreError> {
+        self.index().read(|txn| {
+            let table = txn.open_table(SECONDS)?;
+            Ok(table.get((place.root.as_str(), place.path.as_bytes()))?.map(|value| value.value().0))
+        })
+    }
+
+    /// The journal: towards which generation the files are being moved.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn applying(&self) -> Result<Option<u64>, StoreError> {
+        Ok(self.index().meta::<Option<u64>>("applying")?.flatten())
+    }
+
+    /// Writes the journal; [`Store::set_applied`] clears it too.
+    ///
+    /// # Errors
+    /// The former entry stays then.
+    pub fn set_applying(&self, number: Option<u64>) -> Result<(), StoreError> {
+        self.index().set_meta("applying", &number)
+    }
+
+    /// The last epoch in which this node was manager; 0 when it never was.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn manager_epoch(&self) -> Result<Epoch, StoreError> {
+        Ok(self.index().meta("manager-epoch")?.unwrap_or(0))
+    }
+
+    /// Notes the epoch in which this node is manager.
+    ///
+    /// # Errors
+    /// The former epoch stays then.
+    pub fn set_manager_epoch(&self, epoch: Epoch) -> Result<(), StoreError> {
+        self.index().set_meta("manager-epoch", &epoch)
+    }
+
+    /// Forgets the seconds of places that are long gone. Called at each start.
+    pub(super) fn prune_seconds(&self, now_ms: i64) -> Result<(), StoreError> {
+        self.index().write(|txn| {
+            let tree = txn.open_table(TREE)?;
+            let mut failed = None;
+            txn.open_table(SECONDS)?.retain(|place, (_, noted)| {
+                noted > now_ms - SECONDS_KEPT_MS
+                    || tree_has(&tree, place).unwrap_or_else(|error| {
+                        failed = Some(error);
+                        true
+                    })
+            })?;
+            failed.map_or(Ok(()), Err)
+        })
+    }
+}
+
+fn tree_has(
+    tree: &impl redb::ReadableTable<(&'static str, &'static [u8]), &'static [u8]>,
+    place: (&str, &[u8]),
+) -> Result<bool, StoreError> {
+    Ok(tree.get(place)?.is_some())
+}
+
+fn write_seconds(
+    txn: &redb::WriteTransaction,
+    seconds: &[(Place, i64)],
+    now_ms: i64,
+) -> Result<(), StoreError> {
+    let mut table = txn.open_table(SECONDS)?;
+    for (place, second) in seconds {
+        table.insert((place.root.as_str(), place.path.as_bytes()), (*second, now_ms))?;
+    }
+    Ok(())
+}
