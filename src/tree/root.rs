@@ -9,13 +9,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, RawDir, Timespec, Timestamps, Uid};
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, RawDir, RenameFlags, Timespec, Timestamps, Uid};
 use rustix::io::{Errno, retry_on_intr};
 
 use crate::model::{ArtifactPath, FileTime, RootName};
 use crate::tree::beneath::Confinement;
 use crate::tree::error::says_absent;
-use crate::tree::{Kind, Stat, TreeError, Workshop};
+use crate::tree::{Kind, Stat, TreeError, WORKSHOP, Workshop};
 
 /// A handle on a folder to look things up in.
 pub(super) const HANDLE: OFlags = OFlags::PATH.union(OFlags::DIRECTORY);
@@ -244,6 +244,38 @@ impl Root {
     /// [`TreeError::ForeignWorkshop`] when a link, a file or a mount is in its place; [`TreeError::Io`].
     pub fn workshop(self: &Arc<Self>) -> Result<Workshop, TreeError> {
         Workshop::enter(Arc::clone(self))
+    }
+
+    /// Moves `.syncd`, whatever it is, to the first free name `.syncd.foreign-<n>` and returns that; none when there is
+    /// no `.syncd`.
+    ///
+    /// # Errors
+    /// [`TreeError::Io`].
+    pub fn set_workshop_aside(&self) -> Result<Option<String>, TreeError> {
+        for number in 1..1000 {
+            let name = format!(".syncd.foreign-{number}");
+            let flags = RenameFlags::NOREPLACE;
+            let moved = rustix::fs::renameat_with(&self.handle, WORKSHOP, &self.handle, name.as_str(), flags);
+            let moved = match moved {
+                Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
+                    match Stat::of(&self.handle, name.as_bytes(), self.identity.device) {
+                        Ok(_) => Err(Errno::EXIST),
+                        Err(Errno::NOENT) => {
+                            rustix::fs::renameat(&self.handle, WORKSHOP, &self.handle, name.as_str())
+                        }
+                        Err(errno) => Err(errno),
+                    }
+                }
+                moved => moved,
+            };
+            match moved {
+                Ok(()) => return Ok(Some(name)),
+                Err(Errno::EXIST | Errno::NOTEMPTY) => {}
+                Err(Errno::NOENT) => return Ok(None),
+                Err(errno) => return Err(TreeError::io("move aside", self.shown(None) + "/.syncd", errno)),
+            }
+        }
+        Err(TreeError::io("move aside", self.shown(None) + "/.syncd", Errno::EXIST))
     }
 
     /// The folder above `path`, and the last name of `path`.

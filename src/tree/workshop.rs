@@ -240,6 +240,15 @@ impl Workshop {
         }
     }
 
+    /// Sets the modification time of what is staged under `name`.
+    ///
+    /// # Errors
+    /// [`TreeError::Io`].
+    pub fn set_times(&self, name: &StageName, mtime: FileTime) -> Result<(), TreeError> {
+        rustix::fs::utimensat(&self.stage, name.as_str(), &times(mtime), AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|errno| self.staged("set the time of", name, errno))
+    }
+
     /// Opens the regular file under `name`.
     ///
     /// # Errors
