@@ -34,6 +34,9 @@ pub struct StatusReport {
     pub node: String,
     /// The manager in office.
     pub manager: Option<String>,
+    /// The leader of the consensus that this node follows; need not be the manager.
+    #[serde(default)]
+    pub leader: Option<String>,
     /// Its epoch.
     pub epoch: Option<u64>,
     /// The head's number.
@@ -157,7 +160,7 @@ mod tests {
             format!(
                 r#"{{"name":"{name}","address":"{name}:8730","role":"candidate","state":"{state}","generation":42,
                 "digest":null,"lag_seconds":0.0,"last_seen_seconds":0.1,"version":null,"drifted":0,"quarantined":3,
-                "held":0,"pending":null,"holds":null,"priority":0,"fit":true,"incarnation":null,
+                "held":0,"pending":null,"holds":null,"priority":0,"faults":[],
                 "roots":[{{"name":"r","path":"/r","files":1,"bytes":2,"digest":null,"new":1}}],"problems":[],
                 "some_later_field":{{}}}}"#
             )

@@ -109,14 +109,20 @@ pub struct NodeReport {
     pub holds: Option<u64>,
     /// Preference as manager.
     pub priority: i64,
-    /// Whether it is ready by its own lights: see `/ready`.
-    pub fit: bool,
-    /// The incarnation of its data folder, hexadecimal.
-    pub incarnation: Option<String>,
+    /// What would take it out of the load balancer, each as `code: reason`; empty when it is fit.
+    pub faults: Vec<String>,
     /// Its roots.
     pub roots: Vec<RootReport>,
     /// Its problems.
     pub problems: Vec<Problem>,
+}
+
+impl NodeReport {
+    /// Whether nothing would take it out of the load balancer.
+    #[must_use]
+    pub fn is_fit(&self) -> bool {
+        self.faults.is_empty()
+    }
 }
 
 /// A report with the moment at which it was heard by this process.
