@@ -25,6 +25,9 @@ pub use host::Host;
 
 use crate::model::{Role, RootName, RootRules, Rules};
 
+/// Where the control socket is when nobody says otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/syncd/syncd.sock";
+
 /// Everything that the operator decides. All fields stay as they are while the daemon runs.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -254,6 +257,24 @@ impl Config {
             return Err(mistakes.into_error());
         }
         Ok((Self { origins: mistakes.into_origins(), ..config }, notices))
+    }
+
+    /// Only the control socket's path, for commands that talk to a running daemon: they need not be allowed to read
+    /// what a daemon reads, and another key's mistake must not keep anybody from asking for the status.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when the file cannot be read or is not TOML, or the path is not absolute.
+    pub fn control_socket(
+        file: &Path,
+        env: impl Iterator<Item = (OsString, OsString)>,
+    ) -> Result<PathBuf, ConfigError> {
+        let mut mistakes = mistakes::Mistakes::new(file);
+        let tree = source::read(&mut mistakes, file, env);
+        if mistakes.any() {
+            return Err(mistakes.into_error());
+        }
+        let socket = read::socket(&mut mistakes, tree);
+        if mistakes.any() { Err(mistakes.into_error()) } else { Ok(socket) }
     }
 
     /// The line of the list that is this node; none on a worker that is not listed.

@@ -9,7 +9,8 @@ use crate::daemon::config::preset::{self, Kind, Preset};
 use crate::daemon::config::section::Section;
 use crate::daemon::config::source::{Origins, Table};
 use crate::daemon::config::{
-    Cluster, Config, Drift, Election, Hook, Listed, Mode, Node, Root, RootMode, SharedFs, Sync, Tls, Validate,
+    Cluster, Config, DEFAULT_SOCKET, Drift, Election, Hook, Listed, Mode, Node, Root, RootMode, SharedFs,
+    Sync, Tls, Validate,
 };
 use crate::model::{Role, RootName, RootRules};
 
@@ -41,6 +42,15 @@ pub(super) fn config(mistakes: &mut Mistakes, table: Table) -> Draft {
     Draft { config, insecure }
 }
 
+/// Reads `node.socket` only.
+pub(super) fn socket(mistakes: &mut Mistakes, table: Table) -> PathBuf {
+    Section::top(mistakes, table).within("node", socket_path)
+}
+
+fn socket_path(node: &mut Section<'_>) -> PathBuf {
+    node.path("socket").unwrap_or_else(|| DEFAULT_SOCKET.into())
+}
+
 fn node(node: &mut Section<'_>) -> Node {
     let any = |port| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
     let socket_shape = "an IP address with a port, such as 0.0.0.0:8730";
@@ -50,7 +60,7 @@ fn node(node: &mut Section<'_>) -> Node {
         http: node.parsed("http", any(8731), socket_shape),
         http_paths: node.truth("http_paths", false),
         data_dir: node.path("data_dir").unwrap_or_else(|| "/var/lib/syncd".into()),
-        socket: node.path("socket").unwrap_or_else(|| "/run/syncd/syncd.sock".into()),
+        socket: socket_path(node),
     }
 }
 

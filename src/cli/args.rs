@@ -1,0 +1,145 @@
+//! What can be typed.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::cli::exit::EXIT_CODES;
+use crate::daemon::telemetry::LogFormat;
+
+/// Keeps the artifact folders of a cluster of API gateways equal, and says how sure that is.
+///
+/// One daemon runs on each gateway host. The nodes elect a manager; what changes in its artifact folders is on every
+/// other node moments later, and when it dies another takes over.
+#[derive(Debug, Parser)]
+#[command(name = "syncd", bin_name = "syncd", version, after_help = EXIT_CODES, max_term_width = 100)]
+pub(super) struct Args {
+    /// The configuration file, the same on all hosts [env: SYNCD_CONFIG] [default: /etc/syncd/syncd.toml]
+    ///
+    /// Any key can also be given as SYNCD_SECTION__KEY in the environment, such as SYNCD_NODE__NAME=gw2.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    Run(Run),
+    Status(Status),
+    History(History),
+    /// Local content that was replaced on this node
+    #[command(subcommand)]
+    Quarantine(QuarantineCommand),
+    /// Three real daemons on this host: publish, catch up, fail over; cleans up
+    ///
+    /// Runs in a temporary folder and on loopback only, needs no configuration and changes nothing else. Exits with 0
+    /// only if everything it shows held.
+    Demo,
+}
+
+/// The daemon of this host, in the foreground
+///
+/// Logs to the journal under systemd, else to standard error. SIGTERM or SIGINT stops it in order, a second one at
+/// once. SYNCD_LOG sets the log's levels, such as `debug` or `warn,syncd=debug`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Run {
+    /// The form of the log on standard error, also under systemd
+    #[arg(long, value_name = "FORMAT")]
+    pub(super) log_format: Option<Format>,
+
+    /// Ends this process when the one that started it ends
+    #[arg(long, hide = true)]
+    pub(super) die_with_parent: bool,
+}
+
+/// A form of log lines.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum Format {
+    /// For people
+    Text,
+    /// One JSON object per line
+    Json,
+}
+
+impl From<Format> for LogFormat {
+    fn from(format: Format) -> Self {
+        match format {
+            Format::Text => Self::Text,
+            Format::Json => Self::Json,
+        }
+    }
+}
+
+/// How a command finds the daemon.
+#[derive(Debug, clap::Args)]
+pub(super) struct Reach {
+    /// The daemon's control socket, instead of the configuration's node.socket
+    #[arg(long, value_name = "PATH")]
+    pub(super) socket: Option<PathBuf>,
+}
+
+/// The whole cluster as this node sees it
+///
+/// The first line says whether all is well; then one line per node, and each problem with its remedy. The exit code
+/// says the same: 0, 1 or 2.
+#[derive(Debug, clap::Args)]
+pub(super) struct Status {
+    /// Print JSON for scripts
+    #[arg(long)]
+    pub(super) json: bool,
+
+    /// Print again every second, until interrupted
+    #[arg(long, conflicts_with_all = ["json", "wait"])]
+    pub(super) watch: bool,
+
+    /// Wait until every node has the generation: a barrier for deployments
+    ///
+    /// On time-out the laggards are named and the exit code is 1.
+    #[arg(long)]
+    pub(super) wait: bool,
+
+    /// The generation to wait for [default: the newest one now]
+    #[arg(long, value_name = "G", requires = "wait")]
+    pub(super) generation: Option<u64>,
+
+    /// How long to wait
+    #[arg(long, value_name = "T", requires = "wait", default_value = "60s", value_parser = humantime::parse_duration)]
+    pub(super) timeout: Duration,
+
+    #[command(flatten)]
+    pub(super) reach: Reach,
+}
+
+/// Past generations: number, time, author, what changed
+#[derive(Debug, clap::Args)]
+pub(super) struct History {
+    /// How many, the newest first
+    #[arg(value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) count: u32,
+
+    /// Print JSON for scripts
+    #[arg(long)]
+    pub(super) json: bool,
+
+    #[command(flatten)]
+    pub(super) reach: Reach,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum QuarantineCommand {
+    List(QuarantineList),
+}
+
+/// What is kept, and why it was replaced
+#[derive(Debug, clap::Args)]
+pub(super) struct QuarantineList {
+    /// Print JSON for scripts
+    #[arg(long)]
+    pub(super) json: bool,
+
+    #[command(flatten)]
+    pub(super) reach: Reach,
+}
