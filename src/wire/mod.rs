@@ -1,6 +1,17 @@
 //! The generated protocol, and its conversion from and to the model.
 //!
 //! Every message is checked here when it comes in: whoever gets a model value from this room need not distrust it.
+//! Owns the bounds of what a peer may say; leaves how messages travel to `rpc`, and parcels' bodies to `delta`.
+
+mod change;
+mod error;
+mod header;
+mod link;
+
+pub use change::FILE_BYTES_MAX;
+pub use error::WireError;
+pub use header::{CHANGES_MAX, Header};
+pub use link::{LinkError, check_link};
 
 /// The messages and services of `proto/syncd.proto`.
 #[allow(missing_docs, clippy::pedantic)]
