@@ -32,6 +32,13 @@ impl ChangeSet {
     pub fn is_empty(&self) -> bool {
         self.paths.is_empty() && self.folders.is_empty() && !self.rescan_all
     }
+
+    /// Adds what was reported later.
+    pub fn merge(&mut self, later: Self) {
+        self.paths.extend(later.paths);
+        self.folders.extend(later.folders);
+        self.rescan_all |= later.rescan_all;
+    }
 }
 
 /// The roots that are watched, and what was reported from them.

@@ -174,9 +174,7 @@ mod tests {
         let mut all = ChangeSet::default();
         while !done(&all) {
             let set = tokio::time::timeout(LONG, changes.next()).await.expect("no change was reported");
-            all.paths.extend(set.paths);
-            all.folders.extend(set.folders);
-            all.rescan_all |= set.rescan_all;
+            all.merge(set);
         }
         all
     }
@@ -219,7 +217,7 @@ mod tests {
             let mut all = ChangeSet::default();
             while !all.paths.contains_key(&place(name.as_bytes())) {
                 if let Ok(set) = tokio::time::timeout(Duration::from_micros(50), changes.next()).await {
-                    all.paths.extend(set.paths);
+                    all.merge(set);
                 }
             }
         }

@@ -1,0 +1,278 @@
+//! Looking at a root, or at some places in it, and drawing the conclusions.
+
+use std::collections::{BTreeSet, HashSet};
+
+use tokio::time::Instant;
+
+use crate::inventory::holding::{Busy, Draft, Holding, with_causes};
+use crate::model::{ArtifactPath, Entry};
+use crate::tree::{self, Kind, Observation, Root, Seen, Walk};
+use crate::watcher::{WatchError, Watcher};
+
+/// What all looks of one sweep share.
+pub(super) struct Look<'a> {
+    pub watcher: Option<&'a Watcher>,
+    /// When the sweep began.
+    pub now: Instant,
+    /// The first folder that can't be watched.
+    pub unwatched: Option<WatchError>,
+}
+
+impl Look<'_> {
+    /// Walks a whole root; `cached` is false when every file is to be read.
+    pub(super) fn walk_root(&mut self, holding: &mut Holding, cached: bool) {
+        let Some(root) = holding.root.clone() else { return };
+        holding.wants_walk = false;
+        let walk = self.walk(holding, &root, None, cached);
+        // What was found in a folder that is not the root any more is no news about the root.
+        if let Err(error) = root.still_there() {
+            holding.lose(&error);
+            return;
+        }
+        if let Some((_, error)) = walk.failed.iter().find(|(path, _)| path.is_none()) {
+            holding.lose(error);
+            return;
+        }
+        holding.skipped = walk.skipped;
+        let former: Vec<ArtifactPath> =
+            holding.manifest.iter().flat_map(|manifest| manifest.iter().map(|(path, _)| path)).collect();
+        let busy: Vec<ArtifactPath> = holding.busy.keys().cloned().collect();
+        let failed: Vec<ArtifactPath> = holding.failed.keys().cloned().collect();
+        let mut draft = Draft::default();
+        self.conclude(holding, &mut draft, walk, former, busy, failed);
+        draft.commit(holding, self.now);
+    }
+
+    /// Looks at single places; at those in `deep` with everything below them.
+    pub(super) fn places(
+        &mut self,
+        holding: &mut Holding,
+        places: BTreeSet<ArtifactPath>,
+        deep: &BTreeSet<ArtifactPath>,
+    ) {
+        // Before it was walked as a whole, a part of it says nothing; that walk will see these places too.
+        if holding.manifest.is_none() {
+            return;
+        }
+        let Some(root) = holding.root.clone() else { return };
+        let mut draft = Draft::default();
+        let mut walked: HashSet<ArtifactPath> = HashSet::new();
+        for place in places {
+            // A place in a folder that nobody knows yet stands for that folder.
+            let stranger = ancestors(&place).into_iter().find(|folder| !draft.is_folder(holding, folder));
+            let is_deep = stranger.is_some() || deep.contains(&place);
+            let target = stranger.unwrap_or(place);
+            let covered =
+                walked.contains(&target) || ancestors(&target).iter().any(|folder| walked.contains(folder));
+            if !covered && self.place(holding, &root, &mut draft, &target, is_deep) {
+                walked.insert(target);
+            }
+        }
+        draft.commit(holding, self.now);
+    }
+
+    /// Takes over what was just written here, where it still is so; the rest is left to be looked at.
+    pub(super) fn take_over(
+        &mut self,
+        holding: &mut Holding,
+        applied: Vec<(ArtifactPath, Option<Seen>)>,
+    ) -> BTreeSet<ArtifactPath> {
+        let mut rest = BTreeSet::new();
+        let (Some(root), Some(_)) = (holding.root.clone(), &holding.manifest) else { return rest };
+        let mut draft = Draft::default();
+        let mut fits = Vec::new();
+        for (path, seen) in applied {
+            let same = match (root.stat(&path), &seen) {
+                (Ok(now), seen) => now == seen.as_ref().map(|seen| seen.stat),
+                (Err(_), _) => false,
+            };
+            let is_folder = seen.as_ref().is_some_and(|seen| seen.entry.is_folder());
+            // A folder is looked at like any other: it must be watched, and its content may have changed.
+            if same && !is_folder && !holding.matcher.excluded(&path, false) {
+                fits.push((path, seen));
+            } else {
+                rest.insert(path);
+            }
+        }
+        for (path, seen) in fits {
+            if seen.is_some() && ancestors(&path).iter().any(|folder| !draft.is_folder(holding, folder)) {
+                rest.insert(path);
+                continue;
+            }
+            match seen {
+                Some(seen) => self.there(holding, &mut draft, path, seen),
+                None => self.gone(holding, &mut draft, &path),
+            }
+        }
+        draft.commit(holding, self.now);
+        rest
+    }
+
+    /// Looks at one place; true when everything below it was looked at as well.
+    fn place(
+        &mut self,
+        holding: &mut Holding,
+        root: &Root,
+        draft: &mut Draft,
+        path: &ArtifactPath,
+        is_deep: bool,
+    ) -> bool {
+        let (file, folder) = (holding.matcher.excluded(path, false), holding.matcher.excluded(path, true));
+        // Only where the kind decides is it asked before anything is read.
+        let excluded = if file == folder {
+            file
+        } else {
+            match root.stat(path) {
+                Ok(stat) => {
+                    holding.matcher.excluded(path, stat.is_some_and(|stat| stat.kind == Kind::Folder))
+                }
+                Err(_) => false,
+            }
+        };
+        if excluded {
+            self.gone(holding, draft, path);
+            return false;
+        }
+        match tree::observe(root, path, holding.seen.get(path)) {
+            Observation::Absent | Observation::Skipped => {
+                self.gone(holding, draft, path);
+                true
+            }
+            Observation::There(seen) if seen.entry.is_folder() => {
+                let is_deep = is_deep || !draft.is_folder(holding, path);
+                self.there(holding, draft, path.clone(), seen);
+                if is_deep {
+                    self.walk_folder(holding, root, draft, path);
+                }
+                is_deep
+            }
+            Observation::There(seen) => {
+                self.there(holding, draft, path.clone(), seen);
+                false
+            }
+            Observation::Busy => {
+                self.busy(holding, path.clone());
+                false
+            }
+            Observation::Failed(error) => {
+                holding.busy.remove(path);
+                holding.failed.insert(path.clone(), with_causes(&error));
+                false
+            }
+        }
+    }
+
+    fn walk_folder(&mut self, holding: &mut Holding, root: &Root, draft: &mut Draft, folder: &ArtifactPath) {
+        let walk = self.walk(holding, root, Some(folder), true);
+        let former = draft.below(holding, folder);
+        let busy = holding.busy.keys().filter(|path| path.is_below(folder)).cloned().collect();
+        let failed = holding.failed.keys().filter(|path| path.is_below(folder)).cloned().collect();
+        self.conclude(holding, draft, walk, former, busy, failed);
+    }
+
+    fn walk(&mut self, holding: &Holding, root: &Root, from: Option<&ArtifactPath>, cached: bool) -> Walk {
+        let cache = |path: &ArtifactPath| holding.seen.get(path).filter(|_| cached).cloned();
+        let mut enter = |folder: Option<&ArtifactPath>| {
+            if let Some(watcher) = self.watcher
+                && let Err(error) = watcher.watch(root.name(), root.path(), folder)
+            {
+                self.unwatched.get_or_insert(error);
+            }
+        };
+        tree::walk(root, &holding.matcher, &cache, &mut enter, from)
+    }
+
+    /// Puts what a walk found into the draft. `former`, `busy` and `failed` are what was known where it went.
+    fn conclude(
+        &mut self,
+        holding: &mut Holding,
+        draft: &mut Draft,
+        walk: Walk,
+        former: Vec<ArtifactPath>,
+        busy: Vec<ArtifactPath>,
+        failed: Vec<ArtifactPath>,
+    ) {
+        let known: HashSet<&ArtifactPath> =
+            walk.seen.iter().map(|(path, _)| path).chain(walk.busy.iter()).collect();
+        let unknown: HashSet<&ArtifactPath> =
+            walk.failed.iter().filter_map(|(path, _)| path.as_ref()).collect();
+        let kept = |path: &ArtifactPath| {
+            known.contains(path)
+                || unknown.contains(path)
+                || (!unknown.is_empty() && ancestors(path).iter().any(|folder| unknown.contains(folder)))
+        };
+        for path in &former {
+            if !kept(path) {
+                holding.seen.remove(path);
+                draft.remove(path.clone());
+            }
+        }
+        let still_busy: HashSet<&ArtifactPath> = walk.busy.iter().collect();
+        for path in busy {
+            if !still_busy.contains(&path) {
+                holding.busy.remove(&path);
+            }
+        }
+        for path in failed {
+            holding.failed.remove(&path);
+        }
+        for (path, error) in &walk.failed {
+            if let Some(path) = path {
+                holding.failed.insert(path.clone(), with_causes(error));
+            }
+        }
+        for path in walk.busy {
+            self.busy(holding, path);
+        }
+        for (path, seen) in walk.seen {
+            if draft.get(holding, &path) != Some(&seen.entry) {
+                draft.put(path.clone(), seen.entry.clone());
+            }
+            remember(holding, path, seen);
+        }
+    }
+
+    fn there(&mut self, holding: &mut Holding, draft: &mut Draft, path: ArtifactPath, seen: Seen) {
+        if !seen.entry.is_folder() && draft.is_folder(holding, &path) {
+            self.gone(holding, draft, &path);
+        }
+        holding.busy.remove(&path);
+        holding.failed.remove(&path);
+        draft.put(path.clone(), seen.entry.clone());
+        remember(holding, path, seen);
+    }
+
+    fn gone(&mut self, holding: &mut Holding, draft: &mut Draft, path: &ArtifactPath) {
+        for below in draft.below(holding, path) {
+            holding.seen.remove(&below);
+            draft.remove(below);
+        }
+        holding.busy.retain(|other, _| other != path && !other.is_below(path));
+        holding.failed.retain(|other, _| other != path && !other.is_below(path));
+        holding.seen.remove(path);
+        if draft.get(holding, path).is_some() {
+            draft.remove(path.clone());
+        }
+    }
+
+    fn busy(&mut self, holding: &mut Holding, path: ArtifactPath) {
+        holding.failed.remove(&path);
+        holding.busy.entry(path).or_insert_with(|| Busy::since(self.now)).looked_at(Instant::now());
+    }
+}
+
+/// Folders cost next to nothing to look at, so nothing is remembered of them.
+fn remember(holding: &mut Holding, path: ArtifactPath, seen: Seen) {
+    if matches!(seen.entry, Entry::Folder { .. }) {
+        holding.seen.remove(&path);
+    } else {
+        holding.seen.insert(path, seen);
+    }
+}
+
+/// The folders above `path`, from the top down.
+fn ancestors(path: &ArtifactPath) -> Vec<ArtifactPath> {
+    let mut above: Vec<ArtifactPath> = std::iter::successors(path.parent(), ArtifactPath::parent).collect();
+    above.reverse();
+    above
+}

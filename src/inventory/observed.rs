@@ -1,0 +1,48 @@
+//! What the roots hold, and how sure that is.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use crate::model::{Forest, Place, RootName};
+use crate::tree::Root;
+
+/// What the roots held at one moment, and how sure that is.
+#[derive(Clone, Debug, Default)]
+pub struct Observed {
+    /// What was seen. It has what was last known of places that can't be read now.
+    pub forest: Forest,
+    /// Whether every root was looked at since the start: before that, the forest is only a part.
+    pub complete: bool,
+    /// The roots of this node.
+    pub roots: BTreeMap<RootName, RootState>,
+    /// When something last happened at a place; kept for about a minute.
+    pub touched: BTreeMap<Place, Instant>,
+    /// Files that are being written, and since when. The forest has what was there before, or nothing.
+    pub busy: BTreeMap<Place, Instant>,
+    /// What can't be read, and why. The forest has what was there before.
+    pub failed: BTreeMap<Place, String>,
+    /// How often the kernel lost events.
+    pub overflows: u64,
+    /// Whether every folder is watched; if not, some changes are noticed by the next walk only.
+    pub watching: bool,
+    /// How long the last walk of everything took.
+    pub scan_seconds: f64,
+}
+
+/// One root of this node.
+#[derive(Clone, Debug)]
+pub struct RootState {
+    /// Its configured path.
+    pub path: PathBuf,
+    /// Open, if it is there.
+    pub root: Option<Arc<Root>>,
+    /// Why it is not there, or can't be listed. None also for an optional root that was never there.
+    pub missing: Option<String>,
+    /// Whether it lies on another device than when this process first opened it.
+    pub device_changed: bool,
+    /// How many things in it are never carried: sockets, devices, what is mounted there.
+    pub skipped: u64,
+}

@@ -1,0 +1,232 @@
+//! What all roots hold: everything that the task knows between two sweeps.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::inventory::holding::{Holding, with_causes};
+use crate::inventory::look::Look;
+use crate::inventory::{Config, Observed, RootState};
+use crate::model::{ArtifactPath, Forest, Place, RootName, Rules};
+use crate::plan::{Matcher, PatternError};
+use crate::tree::Seen;
+use crate::watcher::{ChangeSet, Watcher};
+
+/// How long it is remembered that something happened at a place.
+const TOUCHED_FOR: Duration = Duration::from_secs(60);
+
+/// What somebody just wrote.
+pub(super) type Applied = Vec<(Place, Option<Seen>)>;
+
+/// Rules, ready to be asked.
+#[derive(Debug)]
+pub(super) struct RuleBook(BTreeMap<RootName, Matcher>);
+
+impl RuleBook {
+    pub(super) fn new(rules: &Rules) -> Result<Self, PatternError> {
+        let matchers = rules.roots.iter().map(|(name, rules)| Ok((name.clone(), Matcher::new(rules)?)));
+        Ok(Self(matchers.collect::<Result<_, PatternError>>()?))
+    }
+}
+
+/// What one sweep is to do.
+#[derive(Debug, Default)]
+pub(super) struct Job {
+    /// Walk everything; false: without the cache.
+    pub walk: Option<bool>,
+    /// Go by these rules from now on.
+    pub rules: Option<RuleBook>,
+    /// What was just written here.
+    pub applied: Applied,
+    /// What was reported.
+    pub changes: ChangeSet,
+}
+
+/// What all roots hold.
+pub(super) struct State {
+    holdings: BTreeMap<RootName, Holding>,
+    watcher: Option<Arc<Watcher>>,
+    complete: bool,
+    watching: bool,
+    scan_seconds: f64,
+}
+
+impl State {
+    pub(super) fn new(config: &Config, watcher: Option<Arc<Watcher>>) -> Result<Self, PatternError> {
+        let mut book = RuleBook::new(&config.rules)?;
+        let none = Matcher::new(&crate::model::RootRules::default())?;
+        let holdings = config
+            .roots
+            .iter()
+            .map(|root| {
+                let matcher = book.0.remove(&root.name).unwrap_or_else(|| none.clone());
+                (root.name.clone(), Holding::new(root.clone(), matcher))
+            })
+            .collect();
+        Ok(Self { holdings, watching: watcher.is_some(), watcher, complete: false, scan_seconds: 0.0 })
+    }
+
+    /// Whether every folder is watched.
+    pub(super) fn watching(&self) -> bool {
+        self.watching
+    }
+
+    /// When the next busy file is to be looked at.
+    pub(super) fn next_busy(&self) -> Option<Instant> {
+        self.holdings.values().flat_map(|holding| holding.busy.values()).map(|busy| busy.due).min()
+    }
+
+    /// Takes out of `changes` the places of files that are written again and again: their time comes by itself.
+    pub(super) fn postpone_busy(&mut self, changes: &mut ChangeSet, now: Instant) {
+        let holdings = &mut self.holdings;
+        changes.paths.retain(|place, at| {
+            let Some(holding) = holdings.get_mut(&place.root) else { return true };
+            let at_once = holding.busy.get_mut(&place.path).is_none_or(|busy| busy.reported(now));
+            if !at_once {
+                holding.touched.insert(place.path.clone(), *at);
+            }
+            at_once
+        });
+    }
+
+    /// Does what `job` says. Blocks. True when there may be anything new to tell.
+    pub(super) fn sweep(&mut self, job: Job) -> bool {
+        let now = Instant::now();
+        let mut news = false;
+        for holding in self.holdings.values_mut() {
+            news |= holding.reopen();
+        }
+        let walk = match (job.walk, job.rules.is_some() || job.changes.rescan_all || !self.complete) {
+            (None, true) => Some(true),
+            (walk, _) => walk,
+        };
+        if let Some(book) = job.rules {
+            for (name, matcher) in book.0 {
+                if let Some(holding) = self.holdings.get_mut(&name) {
+                    holding.matcher = matcher;
+                }
+            }
+        }
+        let mut places = self.places_of(job.changes, now);
+        let mut applied = by_root(job.applied);
+        let watcher = self.watcher.clone();
+        let mut look = Look { watcher: watcher.as_deref(), now, unwatched: None };
+        for (name, holding) in &mut self.holdings {
+            let Due { mut places, deep, whole } = places.remove(name).unwrap_or_default();
+            if walk.is_some() || whole || holding.wants_walk {
+                look.walk_root(holding, walk.unwrap_or(true));
+                news = true;
+                continue;
+            }
+            if let Some(applied) = applied.remove(name) {
+                places.extend(look.take_over(holding, applied));
+                news = true;
+            }
+            if !places.is_empty() {
+                look.places(holding, places, &deep);
+                news = true;
+            }
+        }
+        let unwatched = look.unwatched;
+        if walk.is_some() {
+            self.scan_seconds = now.elapsed().as_secs_f64();
+            self.complete = true;
+        }
+        self.note_watching(walk.is_some(), unwatched);
+        news
+    }
+
+    /// What there is to tell.
+    pub(super) fn observed(&mut self) -> Observed {
+        let now = Instant::now();
+        let mut observed = Observed {
+            complete: self.complete,
+            overflows: self.watcher.as_ref().map_or(0, |watcher| watcher.overflows()),
+            watching: self.watching,
+            scan_seconds: self.scan_seconds,
+            ..Observed::default()
+        };
+        let mut forest = Forest::default();
+        for (name, holding) in &mut self.holdings {
+            let place = |path: &ArtifactPath| Place { root: name.clone(), path: path.clone() };
+            if let Some(manifest) = &holding.manifest {
+                forest.roots.insert(name.clone(), manifest.clone());
+            }
+            holding.touched.retain(|_, at| now.saturating_duration_since(*at) < TOUCHED_FOR);
+            observed.touched.extend(holding.touched.iter().map(|(path, at)| (place(path), *at)));
+            observed.busy.extend(holding.busy.iter().map(|(path, busy)| (place(path), busy.since)));
+            observed.failed.extend(holding.failed.iter().map(|(path, why)| (place(path), why.clone())));
+            let state = RootState {
+                path: holding.config.path.clone(),
+                root: holding.root.clone(),
+                missing: holding.missing.clone(),
+                device_changed: holding.device_changed(),
+                skipped: holding.skipped,
+            };
+            observed.roots.insert(name.clone(), state);
+        }
+        observed.forest = forest;
+        observed
+    }
+
+    /// Sorts what was reported by root, adds the busy files that are due, and notes when things happened.
+    fn places_of(&mut self, changes: ChangeSet, now: Instant) -> BTreeMap<RootName, Due> {
+        let mut due: BTreeMap<RootName, Due> = BTreeMap::new();
+        for (place, at) in changes.paths {
+            let Some(holding) = self.holdings.get_mut(&place.root) else { continue };
+            if !holding.matcher.excluded(&place.path, false) {
+                holding.touched.insert(place.path.clone(), at);
+            }
+            due.entry(place.root).or_default().places.insert(place.path);
+        }
+        for (root, folder) in changes.folders {
+            let due = due.entry(root).or_default();
+            match folder {
+                None => due.whole = true,
+                Some(folder) => {
+                    due.places.insert(folder.clone());
+                    due.deep.insert(folder);
+                }
+            }
+        }
+        for (name, holding) in &self.holdings {
+            for (path, _) in holding.busy.iter().filter(|(_, busy)| busy.due <= now) {
+                due.entry(name.clone()).or_default().places.insert(path.clone());
+            }
+        }
+        due
+    }
+
+    fn note_watching(&mut self, walked: bool, unwatched: Option<crate::watcher::WatchError>) {
+        match unwatched {
+            Some(error) => {
+                if self.watching {
+                    tracing::warn!(why = %with_causes(&error), "not every folder is watched, walking more often");
+                }
+                self.watching = false;
+            }
+            None if walked => self.watching = self.watcher.is_some(),
+            None => {}
+        }
+    }
+}
+
+/// What is to be looked at in one root.
+#[derive(Debug, Default)]
+struct Due {
+    places: BTreeSet<ArtifactPath>,
+    /// Those of them that are looked at with everything below.
+    deep: BTreeSet<ArtifactPath>,
+    /// Everything.
+    whole: bool,
+}
+
+fn by_root(applied: Applied) -> BTreeMap<RootName, Vec<(ArtifactPath, Option<Seen>)>> {
+    let mut sorted: BTreeMap<RootName, Vec<_>> = BTreeMap::new();
+    for (place, seen) in applied {
+        sorted.entry(place.root).or_default().push((place.path, seen));
+    }
+    sorted
+}

@@ -1,0 +1,157 @@
+//! The task that keeps the inventory.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::inventory::handle::{Asked, Request};
+use crate::inventory::state::{Job, State};
+use crate::inventory::{Config, InventoryError, InventoryHandle, Observed};
+use crate::plan::PatternError;
+use crate::watcher::{ChangeSet, Changes, Watcher};
+
+/// How often it is checked that the roots are the ones that were opened.
+const CHECK_EVERY: Duration = Duration::from_secs(1);
+/// How often everything is walked while not everything is watched.
+const POLL_EVERY: Duration = Duration::from_secs(2);
+/// Requests that may wait.
+const REQUESTS_MAX: usize = 64;
+
+/// The task; it does nothing until it runs.
+pub struct InventoryTask {
+    state: State,
+    changes: Option<Changes>,
+    requests: mpsc::Receiver<Asked>,
+    observed: watch::Sender<Arc<Observed>>,
+    rescan_every: Duration,
+}
+
+/// Makes an inventory. A missing root is no error, it is a state.
+///
+/// # Errors
+/// [`PatternError`] when a pattern of the rules is none.
+pub fn new(config: Config) -> Result<(InventoryHandle, InventoryTask), PatternError> {
+    let watcher = match Watcher::new() {
+        Ok(watcher) => Some(Arc::new(watcher)),
+        Err(error) => {
+            tracing::warn!(why = %crate::inventory::holding::with_causes(&error), "nothing is watched, walking more often");
+            None
+        }
+    };
+    let changes = watcher.as_ref().map(|watcher| watcher.changes());
+    let mut state = State::new(&config, watcher)?;
+    let (observed, receiver) = watch::channel(Arc::new(state.observed()));
+    let (sender, requests) = mpsc::channel(REQUESTS_MAX);
+    let handle = InventoryHandle { requests: sender, observed: receiver };
+    Ok((handle, InventoryTask { state, changes, requests, observed, rescan_every: config.rescan_every }))
+}
+
+impl InventoryTask {
+    /// Keeps the inventory until `stop`. A look that is under way then is left to end by itself: it only reads.
+    ///
+    /// # Errors
+    /// [`InventoryError::Look`].
+    pub async fn run(self, stop: CancellationToken) -> Result<(), InventoryError> {
+        let Self { mut state, mut changes, mut requests, observed, rescan_every } = self;
+        let mut job = Job { walk: Some(true), ..Job::default() };
+        let mut waiting = Vec::new();
+        let mut next_walk = Instant::now();
+        loop {
+            let walks = job.walk.is_some();
+            let sweep = tokio::task::spawn_blocking(move || {
+                let news = state.sweep(job);
+                (state, news)
+            });
+            let news;
+            (state, news) = tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(()),
+                done = sweep => done.map_err(|source| InventoryError::Look { source })?,
+            };
+            let now = Instant::now();
+            if walks || !state.watching() {
+                let every = if state.watching() { rescan_every } else { rescan_every.min(POLL_EVERY) };
+                next_walk = if walks { now + every } else { next_walk.min(now + every) };
+            }
+            if news || walks || !waiting.is_empty() {
+                publish(&mut state, &observed, std::mem::take(&mut waiting));
+            }
+            (job, waiting) = tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(()),
+                next = next_job(&mut state, &mut changes, &mut requests, next_walk) => next,
+            };
+        }
+    }
+}
+
+type Answer = oneshot::Sender<Arc<Observed>>;
+
+fn publish(state: &mut State, observed: &watch::Sender<Arc<Observed>>, waiting: Vec<Answer>) {
+    let now = Arc::new(state.observed());
+    observed.send_replace(Arc::clone(&now));
+    for answer in waiting {
+        // Whoever asked may have gone away.
+        let _ = answer.send(Arc::clone(&now));
+    }
+}
+
+/// Waits until there is something to do, and takes everything that waits by then.
+async fn next_job(
+    state: &mut State,
+    changes: &mut Option<Changes>,
+    requests: &mut mpsc::Receiver<Asked>,
+    next_walk: Instant,
+) -> (Job, Vec<Answer>) {
+    let check = Instant::now() + CHECK_EVERY;
+    let mut closed = false;
+    loop {
+        let deadline = state.next_busy().map_or(check, |busy| busy.min(check)).min(next_walk);
+        let (mut job, mut waiting) = (Job::default(), Vec::new());
+        let due = tokio::select! {
+            asked = requests.recv(), if !closed => {
+                closed = asked.is_none();
+                if let Some(asked) = asked {
+                    take(asked, &mut job, &mut waiting);
+                }
+                false
+            }
+            set = next_changes(changes) => { job.changes = set; false }
+            () = tokio::time::sleep_until(deadline) => true,
+        };
+        while let Ok(asked) = requests.try_recv() {
+            take(asked, &mut job, &mut waiting);
+        }
+        if let Some(set) = next_changes(changes).now_or_never() {
+            job.changes.merge(set);
+        }
+        let now = Instant::now();
+        if now >= next_walk && job.walk.is_none() {
+            job.walk = Some(true);
+        }
+        state.postpone_busy(&mut job.changes, now);
+        if due || !waiting.is_empty() || job.walk.is_some() || !job.changes.is_empty() {
+            return (job, waiting);
+        }
+    }
+}
+
+async fn next_changes(changes: &mut Option<Changes>) -> ChangeSet {
+    match changes {
+        Some(changes) => changes.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn take((request, answer): Asked, job: &mut Job, waiting: &mut Vec<Answer>) {
+    match request {
+        Request::Walk { cached } => job.walk = Some(job.walk.unwrap_or(true) && cached),
+        Request::Rules(book) => job.rules = Some(book),
+        Request::Applied(applied) => job.applied.extend(applied),
+    }
+    waiting.push(answer);
+}
