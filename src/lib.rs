@@ -8,18 +8,18 @@
 //! 5  daemon/                                         composition: configuration, supervision, HTTP, status
 //! 4  cluster/  publish/  apply/  roster/             features; strangers to one another
 //! 3  inventory/                                      what this node's roots hold now, which features share
-//! 2  tree/  store/  watcher/  rpc/                   one outside thing each: artifact folders, own data, notifications, peers
-//! 1  plan/  delta/  wire/  crash.rs                  decisions and conversions: no disk, socket, clock or task
+//! 2  tree/  store/  watcher/  rpc/  delta/           one outside thing each: artifact folders, own data, notifications, peers, parcels
+//! 1  plan/  wire/  crash.rs                          decisions and conversions: no disk, socket, clock or task
 //! 0  model/                                          nouns: path, hash, manifest, generation, cluster state, report
 //! ```
 
 pub mod model;
 
 pub mod crash;
-pub mod delta;
 pub mod plan;
 pub mod wire;
 
+pub mod delta;
 pub mod rpc;
 pub mod store;
 pub mod tree;

@@ -216,8 +216,7 @@ pub(super) mod tests {
             pending: None,
             holds: generation,
             priority: 0,
-            fit: true,
-            incarnation: None,
+            faults: Vec::new(),
             roots: Vec::new(),
             problems: Vec::new(),
         }
@@ -230,6 +229,7 @@ pub(super) mod tests {
             health: Health::Ok,
             node: "gw1".into(),
             manager: Some("gw1".into()),
+            leader: Some("gw1".into()),
             epoch: Some(7),
             generation: Some(42),
             digest: None,

@@ -5,8 +5,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ignore::gitignore::GitignoreBuilder;
-
 use crate::daemon::config::host::{self, Found, Host};
 use crate::daemon::config::mistakes::Mistakes;
 use crate::daemon::config::read::Draft;
@@ -240,7 +238,6 @@ fn roots(mistakes: &mut Mistakes, config: &Config) {
         let name_key = format!("{}.name", root.key);
         name(mistakes, &name_key, root.name.as_str());
         unique(mistakes, &mut names, root.name.as_str(), name_key, "name");
-        patterns(mistakes, root);
         for (name, value) in [("owner", &root.rules.owner), ("group", &root.rules.group)] {
             if value.as_ref().is_some_and(String::is_empty) {
                 mistakes.at(
@@ -267,21 +264,6 @@ fn roots(mistakes: &mut Mistakes, config: &Config) {
             mistakes.at(&path_key(root), cause, "keep them apart, or exclude one of them");
         }
         places.push((place, path_key(root)));
-    }
-}
-
-fn patterns(mistakes: &mut Mistakes, root: &Root) {
-    let rules = &root.rules;
-    for (name, patterns) in
-        [("exclude", &rules.exclude), ("per_node", &rules.per_node), ("protect", &rules.protect)]
-    {
-        for pattern in patterns {
-            let compiled = GitignoreBuilder::new("/").add_line(None, pattern).map(|_| ());
-            let Err(error) = compiled else { continue };
-            let cause = format!("`{pattern}` is not a pattern: {error}");
-            let remedy = "correct it; the syntax is that of gitignore, with * ? [..] and **";
-            mistakes.at(&format!("{}.{name}", root.key), cause, remedy);
-        }
     }
 }
 

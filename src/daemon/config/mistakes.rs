@@ -127,7 +127,11 @@ impl Mistakes {
         }
     }
 
+    /// Takes the first mistake about a key only: what does not hold for a default that stands in would mislead.
     fn push(&mut self, at: Where, key: &str, cause: impl Into<String>, remedy: impl Into<String>) {
+        if !key.is_empty() && self.found.iter().any(|mistake| mistake.key == key) {
+            return;
+        }
         self.found.push(Mistake { at, key: key.to_owned(), cause: cause.into(), remedy: remedy.into() });
     }
 }

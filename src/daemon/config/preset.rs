@@ -106,3 +106,44 @@ pub(super) fn roots(preset: &Preset) -> Vec<Root> {
     };
     folders.into_iter().map(root).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use ignore::gitignore::GitignoreBuilder;
+
+    use super::*;
+
+    #[test]
+    fn the_patterns_mean_what_they_should() {
+        let matcher = |patterns: &[&str]| {
+            let mut builder = GitignoreBuilder::new("/");
+            patterns.iter().for_each(|pattern| {
+                builder.add_line(None, pattern).unwrap();
+            });
+            builder.build().unwrap()
+        };
+        let (exclude, protect) = (matcher(&EXCLUDE), matcher(&PROTECT));
+        let excluded = |path: &str| exclude.matched_path_or_any_parents(path, false).is_ignore();
+        for path in [
+            "default/api/.a.xml.swp",
+            "default/.svn/entries",
+            "default/api/a.xml.back",
+            "default/api/a - Copy.xml",
+            "default/api/a - Copy (2).xml",
+            "default/inbound-endpoints/SecureWebSocketInboundEndpoint.xml",
+            "1/webapps/x/WEB-INF/web.xml",
+        ] {
+            assert!(excluded(path), "{path}");
+        }
+        for path in
+            ["default/api/admin--A_v1.0.0.xml", "default/synapse.xml", "default/inbound-endpoints/mine.xml"]
+        {
+            assert!(!excluded(path), "{path}");
+        }
+        let protected = |path: &str| protect.matched_path_or_any_parents(path, false).is_ignore();
+        assert!(
+            protected("default/synapse.xml") && protected("1/synapse-configs/default/sequences/main.xml")
+        );
+        assert!(!protected("default/sequences/other.xml"));
+    }
+}

@@ -130,9 +130,9 @@ fn root(root: &mut Section<'_>) -> Given {
         mode: root.word("mode", &[("sync", RootMode::Sync), ("compare", RootMode::Compare)], RootMode::Sync),
         optional,
         rules: RootRules {
-            exclude: root.texts("exclude").unwrap_or_default(),
-            per_node: root.texts("per_node").unwrap_or_default(),
-            protect: root.texts("protect").unwrap_or_default(),
+            exclude: root.patterns("exclude"),
+            per_node: root.patterns("per_node"),
+            protect: root.patterns("protect"),
             owner: root.text("owner"),
             group: root.text("group"),
         },
@@ -241,7 +241,7 @@ fn hook(hook: &mut Section<'_>) -> Hook {
     if !hook.mistakes.given(&key) {
         hook.mistakes.at(&key, "it is missing", format!("name an event: {}", EVENTS.join(", ")));
     }
-    let command = hook.texts("command").unwrap_or_default();
+    let command = hook.texts("command");
     let key = hook.full("command");
     if command.first().is_none_or(|program| !program.starts_with('/')) {
         let cause = "it must begin with the absolute path of a program";

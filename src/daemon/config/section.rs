@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use ignore::gitignore::GitignoreBuilder;
+
 use crate::daemon::config::mistakes::Mistakes;
 use crate::daemon::config::source::{self, Item, Origin, Table, Value};
 
@@ -205,24 +207,43 @@ impl<'m> Section<'m> {
         })
     }
 
-    /// A list of texts with the key of each.
-    pub(super) fn texts(&mut self, name: &str) -> Option<Vec<String>> {
-        let (item, key) = self.take(name)?;
+    /// A list of texts, empty when it is not given.
+    pub(super) fn texts(&mut self, name: &str) -> Vec<String> {
+        self.texts_with_keys(name).into_iter().map(|(_, text)| text).collect()
+    }
+
+    /// A list of patterns in the syntax of gitignore.
+    pub(super) fn patterns(&mut self, name: &str) -> Vec<String> {
+        let patterns = self.texts_with_keys(name);
+        for (key, pattern) in &patterns {
+            if let Err(error) = GitignoreBuilder::new("/").add_line(None, pattern) {
+                let cause = format!("`{pattern}` is not a pattern: {error}");
+                let remedy = "correct it; the syntax is that of gitignore, with * ? [..] and **";
+                self.mistakes.at(key, cause, remedy);
+            }
+        }
+        patterns.into_iter().map(|(_, pattern)| pattern).collect()
+    }
+
+    fn texts_with_keys(&mut self, name: &str) -> Vec<(String, String)> {
+        let Some((item, key)) = self.take(name) else { return Vec::new() };
         let remedy = "write it as a list, such as [\"a\", \"b\"]";
         let value = match (item.value, &item.origin) {
             (Value::Raw(raw), Origin::Variable(variable)) => source::parse_raw(&raw, variable),
             (value, _) => Some(value),
         };
         let Some(Value::List(items)) = value else {
-            return self.wrong(&key, "a list of texts", remedy, None);
+            return self.wrong(&key, "a list of texts", remedy, Vec::new());
         };
         let mut texts = Vec::new();
         for (number, item) in items.into_iter().enumerate() {
             let key = format!("{key}[{number}]");
             self.mistakes.stands(&key, item.origin.clone());
-            texts.extend(self.as_text(item, &key));
+            if let Some(text) = self.as_text(item, &key) {
+                texts.push((key, text));
+            }
         }
-        Some(texts)
+        texts
     }
 
     /// Tells what was given and never asked for.

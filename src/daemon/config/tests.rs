@@ -1,3 +1,5 @@
+//! Whole files in, configurations or mistakes out.
+
 use std::ffi::OsString;
 use std::path::Path;
 
