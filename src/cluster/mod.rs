@@ -1,1 +1,41 @@
-//! All that knows openraft.
+//! All that knows openraft: the log, its transport, formation, and who is manager.
+//!
+//! Owns the file `raft.redb` and implements [`crate::model::Coordinator`]. One process opens one [`Cluster`], serves
+//! its two services, and runs its [`ClusterTask`]; when that ends with an error the process must end, because a voter
+//! whose disk or core failed must not go on from memory. Which node is manager is decided by the leader through the
+//! log (`appoint.rs` has the rules and why leases never overlap); what is published, staged and applied is not known
+//! here.
+//!
+//! From the bottom: `record` (encoding) and `db` (the file), `log_store` and `state_machine` (openraft's storage,
+//! `state` its pure half), `network` and `service` (both ends of the transport), `formation` (until there is a log),
+//! `leader` around `appoint`, `renew` (the manager's side), `confirm` (reading the newest state), `task` and `handle`.
+
+mod appoint;
+mod confirm;
+mod db;
+mod error;
+mod formation;
+mod handle;
+mod leader;
+mod log_store;
+mod network;
+mod record;
+mod renew;
+mod service;
+mod shared;
+mod state;
+mod state_machine;
+mod task;
+mod types;
+
+#[cfg(test)]
+mod store_tests;
+#[cfg(test)]
+mod tests;
+
+pub use error::ClusterError;
+pub use handle::{Cluster, ClusterMetrics};
+pub use record::RecordError;
+pub use shared::{ClusterConfig, FirstScan, ListedNode};
+pub use task::ClusterTask;
+pub use types::{PeerNode, Timing};

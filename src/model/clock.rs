@@ -16,6 +16,12 @@ impl BootTime {
         Self { nanos: time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs() }
     }
 
+    /// The moment `nanos` nanoseconds after the machine started: for tests with a clock of their own.
+    #[must_use]
+    pub fn at(nanos: u64) -> Self {
+        Self { nanos }
+    }
+
     /// Nanoseconds since the machine started.
     #[must_use]
     pub fn nanos(self) -> u64 {

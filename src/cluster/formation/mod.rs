@@ -1,0 +1,326 @@
+//! From an empty data folder to a place in a cluster, with one configuration for all hosts, started in any order.
+//!
+//! Forming is automatic only while every listed voter answers that it is empty. The voter with the least name writes
+//! one record; every voter stores it durably before it answers; then the writer alone initializes the log. Each step
+//! may be interrupted: the next start goes on with the stored record. A record may be replaced only while this node's
+//! log is empty, in one transaction. A worker asks to join a cluster that has formed; it never forms one.
+
+mod plan;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures::future::join_all;
+use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use crate::cluster::db::{RaftDb, random};
+use crate::cluster::error::ClusterError;
+use crate::cluster::formation::plan::{Greeting, Heard, Here, Step};
+use crate::cluster::log_store::blocking;
+use crate::cluster::record::{self, Kind};
+use crate::cluster::shared::{FormOrder, ListedNode, Shared};
+use crate::cluster::task;
+use crate::cluster::types::{FormationRecord, Founder, Own, Raft};
+use crate::crash;
+use crate::model::{ClusterId, Digest, FirstContent, Member, NodeId};
+use crate::rpc;
+use crate::wire::proto::{FormRequest, HelloReply, HelloRequest, JoinRequest};
+
+/// How often an unformed node looks around.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// One peer's answer to a greeting.
+const HELLO_MAX: Duration = Duration::from_secs(1);
+/// One peer's answer to a record, which it syncs first.
+const FORM_MAX: Duration = Duration::from_secs(5);
+/// A leader's answer to a newcomer, which takes an entry of the log.
+const JOIN_MAX: Duration = Duration::from_secs(5);
+
+/// Brings this node to where its log runs.
+pub(super) struct Formation {
+    shared: Arc<Shared>,
+    db: Arc<RaftDb>,
+    orders: mpsc::Receiver<FormOrder>,
+    own: Option<Own>,
+    raft: Option<Raft>,
+}
+
+impl Formation {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        db: Arc<RaftDb>,
+        orders: mpsc::Receiver<FormOrder>,
+        own: Option<Own>,
+    ) -> Self {
+        Self { shared, db, orders, own, raft: None }
+    }
+
+    /// Runs until this node's log holds an entry, or a cluster admitted this node; none when `stop` came first.
+    ///
+    /// # Errors
+    /// When the store or the log's core failed.
+    pub(super) async fn run(mut self, stop: &CancellationToken) -> Result<Option<(Own, Raft)>, ClusterError> {
+        if let Some(own) = self.own.clone() {
+            self.start(own).await?;
+        }
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            if self.done()? {
+                self.shared.has_log.store(true, Ordering::Release);
+                self.shared.wait_for(None);
+                return Ok(self.own.zip(self.raft));
+            }
+            tokio::select! {
+                () = stop.cancelled() => {
+                    if let Some(raft) = &self.raft {
+                        task::shut_down(raft).await;
+                    }
+                    return Ok(None);
+                }
+                Some((record, reply)) = self.orders.recv() => {
+                    let stored = self.store_for(record).await?;
+                    // The writer may have given up waiting; it asks again.
+                    let _ = reply.send(stored);
+                }
+                _ = look.tick() => self.look().await?,
+            }
+        }
+    }
+
+    /// Whether there is nothing left to form.
+    fn done(&self) -> Result<bool, ClusterError> {
+        let (Some(own), Some(raft)) = (&self.own, &self.raft) else { return Ok(false) };
+        let metrics = raft.metrics();
+        let metrics = metrics.borrow();
+        metrics.running_state.clone()?;
+        Ok(own.record.is_none() || metrics.last_log_index.is_some())
+    }
+
+    async fn look(&mut self) -> Result<(), ClusterError> {
+        let heard = self.greet().await;
+        let here = Here {
+            config: &self.shared.config,
+            incarnation: self.shared.incarnation,
+            own: self.own.as_ref(),
+            scan: self.shared.first_scan.borrow().clone(),
+        };
+        match plan::step(&here, &heard) {
+            Step::Wait(sentence) => self.shared.wait_for(Some(sentence)),
+            Step::Follow => self.shared.wait_for(None),
+            Step::Join(addresses) => self.join(addresses).await?,
+            Step::Write(founders) => {
+                let record = self.record(founders)?;
+                if self.adopt(record.clone()).await? {
+                    crash::point("cluster.form.after-record");
+                    self.send(record).await?;
+                }
+            }
+            Step::Send(record) => self.send(record).await?,
+        }
+        Ok(())
+    }
+
+    /// Asks every other listed node who it is.
+    async fn greet(&self) -> Vec<(ListedNode, Heard)> {
+        let config = &self.shared.config;
+        let others = config.listed.iter().filter(|node| node.name != config.node_name);
+        join_all(others.map(|node| async move {
+            let request = HelloRequest {
+                cluster_name: config.cluster_name.clone(),
+                node_name: config.node_name.clone(),
+            };
+            let heard = match self.shared.peers.coordination(None, &node.address) {
+                Ok(mut client) => match rpc::within(HELLO_MAX, client.hello(request)).await {
+                    Ok(reply) => Heard::Answered(greeting(reply)),
+                    Err(status) => Heard::Silent(status.message().to_owned()),
+                },
+                Err(error) => Heard::Silent(error.to_string()),
+            };
+            (node.clone(), heard)
+        }))
+        .await
+    }
+
+    fn record(&self, founders: Vec<Founder>) -> Result<FormationRecord, ClusterError> {
+        let config = &self.shared.config;
+        let mut sorted = founders;
+        sorted.sort_by(|left, right| left.member.name.cmp(&right.member.name));
+        let founders: BTreeMap<NodeId, Founder> = (1..).zip(sorted).collect();
+        Ok(FormationRecord {
+            cluster: ClusterId(random()?),
+            name: config.cluster_name.clone(),
+            // The least name comes first.
+            writer: 1,
+            founders,
+            timing: config.timing,
+        })
+    }
+
+    /// Stores a record as this node's own and starts the log under it; false if there is a log already.
+    async fn adopt(&mut self, record: FormationRecord) -> Result<bool, ClusterError> {
+        let Some(node) = record.id_of(&self.shared.config.node_name) else { return Ok(false) };
+        let own = Own {
+            cluster: record.cluster,
+            node,
+            name: self.shared.config.node_name.clone(),
+            record: Some(record),
+        };
+        if self.own.as_ref() == Some(&own) {
+            return Ok(true);
+        }
+        if let Some(raft) = self.raft.take() {
+            self.shared.raft.send_replace(None);
+            task::shut_down(&raft).await;
+        }
+        let (db, stored) = (Arc::clone(&self.db), own.clone());
+        let adopted = blocking(move || db.adopt(&stored)).await?;
+        let current = if adopted { Some(own) } else { self.own.clone() };
+        if let Some(current) = current {
+            self.start(current).await?;
+        }
+        Ok(adopted)
+    }
+
+    async fn start(&mut self, own: Own) -> Result<(), ClusterError> {
+        let raft = task::start_raft(&self.shared, &self.db, &own).await?;
+        self.raft = Some(raft);
+        self.own = Some(own);
+        Ok(())
+    }
+
+    /// A record came from its writer.
+    async fn store_for(&mut self, record: FormationRecord) -> Result<Result<(), String>, ClusterError> {
+        let scan = self.shared.first_scan.borrow().clone();
+        if let Err(why) =
+            plan::acceptable(&self.shared.config, self.shared.incarnation, scan.as_ref(), &record)
+        {
+            return Ok(Err(why));
+        }
+        let cluster = record.cluster;
+        if self.adopt(record).await? {
+            tracing::info!(%cluster, "stored the formation record");
+            return Ok(Ok(()));
+        }
+        Ok(Err("its log is not empty: it belongs to a cluster already".to_owned()))
+    }
+
+    /// Sends this node's own record to all founders, and initializes the log once all stored it.
+    async fn send(&mut self, record: FormationRecord) -> Result<(), ClusterError> {
+        let bytes = record::encode(Kind::Formation, &record)?;
+        let others = record.founders.iter().filter(|(id, _)| **id != record.writer);
+        let peers = &self.shared.peers;
+        let answers = join_all(others.map(|(_, founder)| {
+            let bytes = bytes.clone();
+            let Member { name, address, .. } = &founder.member;
+            async move {
+                let mut client = peers
+                    .coordination(None, address)
+                    .map_err(|error| format!("{name} at {address}: {error}"))?;
+                let asked = client.form(FormRequest { record: bytes.into() });
+                match rpc::within(FORM_MAX, asked).await {
+                    Ok(reply) if reply.refused.is_empty() => Ok(()),
+                    Ok(reply) => Err(format!("{name} at {address} did not store it: {}", reply.refused)),
+                    Err(status) => Err(format!("{name} at {address} did not answer: {}", status.message())),
+                }
+            }
+        }))
+        .await;
+        let missing: Vec<String> = answers.into_iter().filter_map(Result::err).collect();
+        if !missing.is_empty() {
+            let sentence = format!("the formation record goes to every voter: {}", missing.join("; "));
+            self.shared.wait_for(Some(sentence));
+            return Ok(());
+        }
+        crash::point("cluster.before-initialize");
+        let Some(raft) = &self.raft else { return Ok(()) };
+        match raft.initialize(record.voters()).await {
+            Ok(()) => {
+                tracing::info!(cluster = %record.cluster, voters = record.founders.len(), "formed the cluster")
+            }
+            Err(openraft::error::RaftError::Fatal(fatal)) => return Err(fatal.into()),
+            Err(openraft::error::RaftError::APIError(openraft::error::InitializeError::NotAllowed(_))) => {
+                tracing::debug!("the log was initialized before");
+            }
+            Err(openraft::error::RaftError::APIError(error)) => {
+                return Err(ClusterError::Initialize(Box::new(error)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks members for admission, going where they say that the leader is.
+    async fn join(&mut self, addresses: Vec<String>) -> Result<(), ClusterError> {
+        let config = &self.shared.config;
+        let request = JoinRequest {
+            cluster_name: config.cluster_name.clone(),
+            node_name: config.node_name.clone(),
+            address: config.address.clone(),
+            role: config.role.to_string(),
+            incarnation: bytes::Bytes::copy_from_slice(&self.shared.incarnation),
+        };
+        let mut why = Vec::new();
+        for member in addresses {
+            let mut address = member;
+            // One hop: a member that names a leader which names another is out of date; the next look asks anew.
+            for _ in 0..2 {
+                let answer = match self.shared.peers.coordination(None, &address) {
+                    Ok(mut client) => rpc::within(JOIN_MAX, client.join(request.clone())).await,
+                    Err(error) => Err(tonic::Status::invalid_argument(error.to_string())),
+                };
+                match answer {
+                    Ok(reply) if !reply.leader_address.is_empty() => address = reply.leader_address,
+                    Ok(reply) if !reply.refused.is_empty() => {
+                        why.push(format!("{address}: {}", reply.refused));
+                        break;
+                    }
+                    Ok(reply) => {
+                        let Ok(cluster) = reply.cluster_id.as_ref().try_into() else { break };
+                        let own = Own {
+                            cluster: ClusterId(cluster),
+                            node: reply.node_id,
+                            name: config.node_name.clone(),
+                            record: None,
+                        };
+                        return self.joined(own).await;
+                    }
+                    Err(status) => {
+                        why.push(format!("{address}: {}", status.message()));
+                        break;
+                    }
+                }
+            }
+        }
+        why.dedup();
+        self.shared.wait_for(Some(format!("admission to the cluster: {}", why.join("; "))));
+        Ok(())
+    }
+
+    async fn joined(&mut self, own: Own) -> Result<(), ClusterError> {
+        let (db, stored) = (Arc::clone(&self.db), own.clone());
+        if blocking(move || db.adopt(&stored)).await? {
+            tracing::info!(cluster = %own.cluster, node = own.node, "joined the cluster");
+            self.start(own).await?;
+        }
+        Ok(())
+    }
+}
+
+fn greeting(reply: HelloReply) -> Greeting {
+    let cluster = <[u8; 16]>::try_from(reply.cluster_id.as_ref()).ok().map(ClusterId);
+    Greeting {
+        cluster_name: reply.cluster_name,
+        node_name: reply.node_name,
+        cluster,
+        has_log: reply.has_log,
+        marked_roots: reply.marked_roots,
+        content: reply.content.and_then(|content| {
+            let digest = Digest::from_slice(&content.digest)?;
+            Some(FirstContent { digest, files: content.files })
+        }),
+        incarnation: reply.incarnation.as_ref().try_into().ok(),
+    }
+}

@@ -1,0 +1,186 @@
+//! What the rest of the daemon holds of this room.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio::sync::{oneshot, watch};
+
+use crate::cluster::confirm;
+use crate::cluster::record::{self, Kind};
+use crate::cluster::renew::RENEWAL_MAX;
+use crate::cluster::service::Service;
+use crate::cluster::shared::{Request, Shared};
+use crate::cluster::types::{Command, Response};
+use crate::model::{
+    ClusterState, Commit, CommitOutcome, Coordinator, Lease, NodeId, Standing, UnknownOutcome,
+};
+use crate::rpc::{self, CONTROL_BYTES_MAX, Me, RAFT_BYTES_MAX};
+use crate::wire::proto::coordination_server::CoordinationServer;
+use crate::wire::proto::raft_server::RaftServer;
+use crate::wire::proto::{CommitRequest, RenewRequest};
+
+/// How long a commit waits for its outcome.
+const COMMIT_MAX: Duration = Duration::from_secs(5);
+/// How long the raft core may take to show that it lives.
+const ALIVE_MAX: Duration = Duration::from_secs(2);
+/// How long letting go waits for the leader's answer.
+const LET_GO_MAX: Duration = Duration::from_secs(1);
+
+/// The cluster as this node takes part in it. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Cluster(pub(super) Arc<Shared>);
+
+/// Numbers for `/metrics`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClusterMetrics {
+    /// The log's term.
+    pub term: u64,
+    /// Changes of leader that this process saw.
+    pub elections: u64,
+    /// The leader that this node follows.
+    pub leader: Option<NodeId>,
+}
+
+impl Cluster {
+    /// The server of the log's messages.
+    #[must_use]
+    pub fn raft_service(&self) -> RaftServer<impl crate::wire::proto::raft_server::Raft + use<>> {
+        RaftServer::new(Service(Arc::clone(&self.0)))
+            .max_decoding_message_size(RAFT_BYTES_MAX)
+            .max_encoding_message_size(RAFT_BYTES_MAX)
+    }
+
+    /// The server of formation and of the leader's calls.
+    #[must_use]
+    pub fn coordination_service(
+        &self,
+    ) -> CoordinationServer<impl crate::wire::proto::coordination_server::Coordination + use<>> {
+        CoordinationServer::new(Service(Arc::clone(&self.0)))
+            .max_decoding_message_size(CONTROL_BYTES_MAX)
+            .max_encoding_message_size(CONTROL_BYTES_MAX)
+    }
+
+    /// Which node of which cluster this is; none before it belongs to one.
+    #[must_use]
+    pub fn identity(&self) -> Option<Me> {
+        self.0.own.borrow().as_ref().map(|own| Me { cluster: own.cluster, node: own.node })
+    }
+
+    /// What this data folder drew once: tells it from a lost one of the same node.
+    #[must_use]
+    pub fn incarnation(&self) -> [u8; 16] {
+        self.0.incarnation
+    }
+
+    /// Whether the log's core answers; true while it need not run yet. For the watchdog.
+    pub async fn core_alive(&self) -> bool {
+        let Some(raft) = self.0.raft() else { return true };
+        matches!(tokio::time::timeout(ALIVE_MAX, raft.with_raft_state(|_| ())).await, Ok(Ok(())))
+    }
+
+    /// Numbers for `/metrics`.
+    #[must_use]
+    pub fn metrics(&self) -> ClusterMetrics {
+        let elections = self.0.elections.load(Ordering::Relaxed);
+        let Some(raft) = self.0.raft() else { return ClusterMetrics::default() };
+        let metrics = raft.metrics();
+        let metrics = metrics.borrow();
+        ClusterMetrics { term: metrics.current_term, elections, leader: metrics.current_leader }
+    }
+
+    /// Gives this node's office up: from the call on it never uses a lease of this epoch again. True when the leader
+    /// knows, and need not wait for the lease to end.
+    pub async fn let_go(&self) -> bool {
+        let shared = &self.0;
+        let appointment = shared.state.borrow().as_ref().and_then(|state| state.appointment.clone());
+        let (Some(appointment), Some(me)) = (appointment, shared.node()) else { return false };
+        if appointment.manager != me {
+            return false;
+        }
+        let epoch = appointment.epoch;
+        tracing::info!(epoch, "this node lets go of its office");
+        shared.released.send_replace(epoch);
+        let Some((leader, node)) = shared.leader() else { return false };
+        if leader == me {
+            let (reply, heard) = oneshot::channel();
+            let sent = shared.leader.try_send(Request::LetGo(me, epoch, reply)).is_ok();
+            return sent && matches!(tokio::time::timeout(LET_GO_MAX, heard).await, Ok(Ok(())));
+        }
+        let Ok(mut client) = shared.peers.coordination(Some(leader), &node.address) else { return false };
+        let answer = rpc::within(LET_GO_MAX, client.let_go(RenewRequest { epoch })).await;
+        answer.is_ok_and(|answer| answer.granted)
+    }
+}
+
+/// Appends an entry at this node, if it leads and has applied an entry of its own.
+///
+/// # Errors
+/// Why the outcome is not known.
+pub(super) async fn propose(shared: &Shared, command: Command, limit: Duration) -> Result<Response, String> {
+    if shared.serving.borrow().is_none() {
+        return Err("this node does not lead".to_owned());
+    }
+    let raft = shared.raft().ok_or_else(|| "the log does not run yet".to_owned())?;
+    match tokio::time::timeout(limit, raft.client_write(command)).await {
+        Ok(Ok(written)) => Ok(written.data),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("no majority stored it within {limit:?}")),
+    }
+}
+
+impl Coordinator for Cluster {
+    fn state(&self) -> watch::Receiver<Option<Arc<ClusterState>>> {
+        self.0.state.subscribe()
+    }
+
+    fn standing(&self) -> watch::Receiver<Standing> {
+        self.0.standing.subscribe()
+    }
+
+    fn commit(&self, commit: Commit) -> BoxFuture<'_, Result<CommitOutcome, UnknownOutcome>> {
+        async move {
+            let unknown = |reason: String| UnknownOutcome { reason };
+            let shared = &self.0;
+            let Some((leader, node)) = shared.leader() else {
+                return Err(unknown("no leader is heard".to_owned()));
+            };
+            let command = Command::Commit(commit);
+            if Some(leader) == shared.node() {
+                return match propose(shared, command, COMMIT_MAX).await {
+                    Ok(Response::Commit(outcome)) => Ok(outcome),
+                    Ok(other) => Err(unknown(format!("the log answered {other:?}"))),
+                    Err(reason) => Err(unknown(reason)),
+                };
+            }
+            let command =
+                record::encode(Kind::Command, &command).map_err(|error| unknown(error.to_string()))?;
+            let mut client = shared
+                .peers
+                .coordination(Some(leader), &node.address)
+                .map_err(|error| unknown(error.to_string()))?;
+            let asked = client.commit(CommitRequest { command: command.into() });
+            let reply = rpc::within(COMMIT_MAX, asked).await.map_err(|status| unknown(status.to_string()))?;
+            if reply.outcome.is_empty() {
+                return Err(unknown(format!("{} did not say", node.name)));
+            }
+            record::decode(Kind::Outcome, &reply.outcome).map_err(|error| unknown(error.to_string()))
+        }
+        .boxed()
+    }
+
+    fn confirm(&self) -> BoxFuture<'_, Option<Arc<ClusterState>>> {
+        confirm::confirm(&self.0).boxed()
+    }
+
+    fn renew(&self) -> BoxFuture<'_, Option<Lease>> {
+        async move {
+            let (asker, answer) = oneshot::channel();
+            self.0.renewals.try_send(asker).ok()?;
+            tokio::time::timeout(RENEWAL_MAX, answer).await.ok()?.ok().flatten()
+        }
+        .boxed()
+    }
+}

@@ -1,0 +1,275 @@
+//! Runs the decision maker of `appoint.rs`: watches for beginning to lead, makes rounds, appends its decisions.
+//!
+//! One task, whether this node leads or not. It alone appends `Form`, `Lead` and `Appoint`, and adds admitted members
+//! to the log's learners. Each job it starts belongs to one term and is dropped with it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use crate::cluster::appoint::{Action, Answer, Appointer, Ticket, View};
+use crate::cluster::error::ClusterError;
+use crate::cluster::shared::{Request, Shared};
+use crate::cluster::types::{Command, FormationRecord, PeerNode, Raft, RaftMetrics};
+use crate::model::{BootTime, NodeId};
+
+/// How often it looks at who should be manager.
+const TICK: Duration = Duration::from_millis(25);
+/// How long a quorum round may take: several tries of the log's own.
+const ROUND_MAX: Duration = Duration::from_secs(1);
+/// How long adding a learner may take before it is tried again.
+const LEARNER_MAX: Duration = Duration::from_secs(5);
+/// How often it looks whether a member is missing among the learners.
+const LEARNERS_EVERY: Duration = Duration::from_millis(250);
+
+/// What a job of one term came to.
+enum Done {
+    First(bool),
+    Round(u64, bool),
+    Appoint,
+    Learner,
+}
+
+/// The task.
+pub(super) struct LeaderTask {
+    shared: Arc<Shared>,
+    raft: Raft,
+    me: NodeId,
+    record: Option<FormationRecord>,
+    requests: mpsc::Receiver<Request>,
+    appointer: Appointer,
+    term: Option<u64>,
+    jobs: JoinSet<Done>,
+    tickets: HashMap<Ticket, oneshot::Sender<Answer>>,
+    next_ticket: Ticket,
+    adding: bool,
+}
+
+impl LeaderTask {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        raft: Raft,
+        me: NodeId,
+        record: Option<FormationRecord>,
+        requests: mpsc::Receiver<Request>,
+    ) -> Self {
+        // Only founders vote, so whoever leads has a record; the configuration's value is never used.
+        let timing = record.as_ref().map_or(shared.config.timing, |record| record.timing);
+        Self {
+            appointer: Appointer::new(timing.lease),
+            shared,
+            raft,
+            me,
+            record,
+            requests,
+            term: None,
+            jobs: JoinSet::new(),
+            tickets: HashMap::new(),
+            next_ticket: 0,
+            adding: false,
+        }
+    }
+
+    /// Runs until `stop`.
+    ///
+    /// # Errors
+    /// When openraft stopped.
+    pub(super) async fn run(mut self, stop: CancellationToken) -> Result<(), ClusterError> {
+        let mut metrics = self.raft.metrics();
+        metrics.mark_changed();
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut learners = tokio::time::interval(LEARNERS_EVERY);
+        learners.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let actions = tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                changed = metrics.changed() => {
+                    let now = metrics.borrow_and_update().clone();
+                    if let Err(fatal) = now.running_state {
+                        return Err(fatal.into());
+                    }
+                    if changed.is_err() {
+                        return Err(openraft::error::Fatal::Stopped.into());
+                    }
+                    self.follow_metrics(&now)
+                }
+                Some(request) = self.requests.recv() => self.take(request),
+                Some(done) = self.jobs.join_next() => match done {
+                    Ok(done) => self.finish(done),
+                    Err(error) if error.is_cancelled() => Vec::new(),
+                    Err(_) => return Err(ClusterError::Task("leader")),
+                },
+                _ = tick.tick() => self.tick(),
+                _ = learners.tick() => { self.add_learner(); Vec::new() }
+            };
+            self.perform(actions);
+        }
+    }
+
+    fn follow_metrics(&mut self, metrics: &RaftMetrics) -> Vec<Action> {
+        let leads = metrics.state.is_leader() && metrics.current_leader == Some(self.me);
+        let term = leads.then_some(metrics.current_term);
+        if term == self.term {
+            return Vec::new();
+        }
+        self.jobs.abort_all();
+        self.jobs = JoinSet::new();
+        self.adding = false;
+        self.term = term;
+        self.shared.serving.send_replace(None);
+        let Some(term) = term else {
+            tracing::info!("this node does not lead any more");
+            return self.appointer.follow();
+        };
+        tracing::info!(term, "this node leads");
+        self.start_first(Duration::ZERO);
+        self.appointer.lead(BootTime::now())
+    }
+
+    fn start_first(&mut self, after: Duration) {
+        let Some(term) = self.term else { return };
+        let form = self.shared.state.borrow().is_none().then(|| self.record.clone()).flatten();
+        let (raft, me) = (self.raft.clone(), self.me);
+        self.jobs.spawn(async move {
+            tokio::time::sleep(after).await;
+            Done::First(first(&raft, form, me, term).await)
+        });
+    }
+
+    fn take(&mut self, request: Request) -> Vec<Action> {
+        match request {
+            Request::Ask(ask, reply) => {
+                self.next_ticket += 1;
+                self.tickets.insert(self.next_ticket, reply);
+                self.appointer.ask(self.next_ticket, ask)
+            }
+            Request::LetGo(from, epoch, reply) => {
+                let state = self.shared.state.borrow().clone();
+                let current = state.as_deref().and_then(|state| state.appointment.as_ref());
+                if current.is_some_and(|current| current.epoch == epoch && current.manager == from) {
+                    self.appointer.let_go(epoch);
+                }
+                // Whoever asked may have given up waiting; what it let go stays let go.
+                let _ = reply.send(());
+                self.tick()
+            }
+        }
+    }
+
+    fn finish(&mut self, done: Done) -> Vec<Action> {
+        match done {
+            Done::First(true) => {
+                self.shared.serving.send_replace(self.term);
+                self.appointer.first_applied()
+            }
+            Done::First(false) => {
+                self.start_first(TICK);
+                Vec::new()
+            }
+            Done::Round(id, confirmed) => {
+                let state = self.shared.state.borrow().clone();
+                self.appointer.round_ended(id, confirmed, BootTime::now(), state.as_deref())
+            }
+            Done::Appoint => {
+                self.appointer.appoint_ended(BootTime::now());
+                Vec::new()
+            }
+            Done::Learner => {
+                self.adding = false;
+                Vec::new()
+            }
+        }
+    }
+
+    fn tick(&mut self) -> Vec<Action> {
+        let Some(state) = self.shared.state.borrow().clone() else { return Vec::new() };
+        let (own, heard) = (self.shared.report.borrow().clone(), self.shared.heard.borrow().clone());
+        let view = View { state: &state, me: self.me, own: &own, heard: &heard };
+        self.appointer.tick(BootTime::now(), view)
+    }
+
+    fn perform(&mut self, actions: Vec<Action>) {
+        for action in actions {
+            match action {
+                Action::Answer(ticket, answer) => {
+                    if let Some(reply) = self.tickets.remove(&ticket) {
+                        // Whoever asked may have given up waiting.
+                        let _ = reply.send(answer);
+                    }
+                }
+                Action::Round(id) => {
+                    let raft = self.raft.clone();
+                    self.jobs.spawn(async move {
+                        let round = tokio::time::timeout(ROUND_MAX, raft.ensure_linearizable()).await;
+                        Done::Round(id, matches!(round, Ok(Ok(_))))
+                    });
+                }
+                Action::Appoint { replaces, manager } => self.appoint(replaces, manager),
+            }
+        }
+    }
+
+    fn appoint(&mut self, replaces: u64, manager: NodeId) {
+        let (Some(term), Some(record)) = (self.term, &self.record) else { return };
+        tracing::info!(manager, replaces, "appointing a manager");
+        let command = Command::Appoint { replaces, manager, lease: record.timing.lease, term };
+        let raft = self.raft.clone();
+        self.jobs.spawn(async move {
+            // No time limit: until it is applied or the leadership is lost, which drops this job, it may still come.
+            if let Err(error) = raft.client_write(command).await {
+                tracing::debug!(%error, "the appointment was not applied");
+                // Not applied, and not known to be lost before the term is: nothing is granted until then.
+                std::future::pending::<()>().await;
+            }
+            Done::Appoint
+        });
+    }
+
+    /// Adds one admitted member that the log does not send to yet.
+    fn add_learner(&mut self) {
+        if self.adding || self.shared.serving.borrow().is_none() {
+            return;
+        }
+        let Some(state) = self.shared.state.borrow().clone() else { return };
+        let metrics = self.raft.metrics().borrow().membership_config.clone();
+        let missing = state.members.iter().find(|(id, _)| metrics.membership().get_node(id).is_none());
+        let Some((id, member)) = missing else { return };
+        let (id, node) = (*id, PeerNode { name: member.name.clone(), address: member.address.clone() });
+        let raft = self.raft.clone();
+        self.adding = true;
+        tracing::info!(node = id, name = %node.name, "a member joins the log");
+        self.jobs.spawn(async move {
+            let added = tokio::time::timeout(LEARNER_MAX, raft.add_learner(id, node, false)).await;
+            if let Ok(Err(error)) = added {
+                tracing::debug!(%error, "adding a learner did not work yet");
+            }
+            Done::Learner
+        });
+    }
+}
+
+/// Appends the leader's own first entry, before it the one that forms the cluster if that is missing, and waits until
+/// they are applied here.
+async fn first(raft: &Raft, form: Option<FormationRecord>, me: NodeId, term: u64) -> bool {
+    if let Some(record) = form
+        && let Err(error) = raft.client_write(Command::Form(record)).await
+    {
+        tracing::debug!(%error, "the formation entry was not applied yet");
+        return false;
+    }
+    let Ok(nonce) = crate::cluster::db::random() else { return false };
+    let nonce = u64::from_le_bytes(std::array::from_fn(|at| nonce[at]));
+    match raft.client_write(Command::Lead { leader: me, nonce }).await {
+        Ok(written) => written.log_id.leader_id.term == term && written.log_id.leader_id.node_id == me,
+        Err(error) => {
+            tracing::debug!(%error, "the leader's first entry was not applied yet");
+            false
+        }
+    }
+}

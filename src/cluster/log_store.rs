@@ -1,0 +1,163 @@
+//! The log and the vote, as openraft wants them kept.
+//!
+//! A vote is on disk before [`RaftLogStorage::save_vote`] returns; entries are on disk before the callback is called,
+//! one durable transaction for each append. Syncs run on the blocking pool, so that a slow disk stalls the log but not
+//! the runtime. An error here stops openraft, and with it the process.
+
+use std::fmt::Debug;
+use std::ops::{Bound, RangeBounds};
+use std::sync::Arc;
+
+use openraft::storage::{LogFlushed, LogState, RaftLogStorage};
+use openraft::{OptionalSend, RaftLogReader, StorageError, StorageIOError};
+
+use crate::cluster::db::{COMMITTED, Keep, PURGED, RaftDb, VOTE, Writer};
+use crate::cluster::error::ClusterError;
+use crate::cluster::record::{self, Kind};
+use crate::cluster::types::{Entry, LogId, TypeConfig, Vote};
+use crate::model::NodeId;
+use crate::rpc::Me;
+
+type Result<T> = std::result::Result<T, StorageError<NodeId>>;
+
+/// The log of one node. Clones share the file.
+#[derive(Clone, Debug)]
+pub(super) struct LogStore {
+    db: Arc<RaftDb>,
+    /// The identity that the log was opened for: nothing is written under another. None in tests of the store alone.
+    bound: Option<Me>,
+}
+
+impl LogStore {
+    pub(super) fn new(db: Arc<RaftDb>, bound: Option<Me>) -> Self {
+        Self { db, bound }
+    }
+
+    async fn write(
+        &self,
+        keep: Keep,
+        work: impl FnOnce(&Writer<'_>) -> std::result::Result<(), ClusterError> + Send + 'static,
+    ) -> std::result::Result<(), ClusterError> {
+        let Self { db, bound } = self.clone();
+        blocking(move || {
+            db.write(keep, |writer| {
+                writer.bound(bound)?;
+                work(writer)
+            })
+        })
+        .await
+    }
+}
+
+/// Runs work that syncs on the blocking pool.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> std::result::Result<T, ClusterError> + Send + 'static,
+) -> std::result::Result<T, ClusterError> {
+    tokio::task::spawn_blocking(work).await.unwrap_or(Err(ClusterError::Task("store")))
+}
+
+fn any(error: &ClusterError) -> openraft::AnyError {
+    openraft::AnyError::new(error)
+}
+
+impl RaftLogReader<TypeConfig> for LogStore {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: RB,
+    ) -> Result<Vec<Entry>> {
+        let start = match range.start_bound() {
+            Bound::Included(start) => *start,
+            Bound::Excluded(start) => start.saturating_add(1),
+            Bound::Unbounded => 0,
+        };
+        let end = match range.end_bound() {
+            Bound::Included(end) => end.saturating_add(1),
+            Bound::Excluded(end) => *end,
+            Bound::Unbounded => u64::MAX,
+        };
+        if start >= end {
+            return Ok(Vec::new());
+        }
+        self.db.entries(start, end).map_err(|error| StorageIOError::read_logs(any(&error)).into())
+    }
+}
+
+impl RaftLogStorage<TypeConfig> for LogStore {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>> {
+        let read = || -> std::result::Result<_, ClusterError> {
+            Ok((self.db.get::<LogId>(PURGED)?, self.db.last_entry()?))
+        };
+        let (last_purged_log_id, last) =
+            read().map_err(|error| StorageError::from(StorageIOError::read_logs(any(&error))))?;
+        let last_log_id = last.map(|entry| entry.log_id).or(last_purged_log_id);
+        Ok(LogState { last_purged_log_id, last_log_id })
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> Result<()> {
+        let vote = *vote;
+        self.write(Keep::Durable, move |writer| writer.put(VOTE, &vote))
+            .await
+            .map_err(|error| StorageIOError::write_vote(any(&error)).into())
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<Vote>> {
+        self.db.get(VOTE).map_err(|error| StorageIOError::read_vote(any(&error)).into())
+    }
+
+    async fn save_committed(&mut self, committed: Option<LogId>) -> Result<()> {
+        let Some(committed) = committed else { return Ok(()) };
+        self.write(Keep::Later, move |writer| writer.put(COMMITTED, &committed))
+            .await
+            .map_err(|error| StorageIOError::write(any(&error)).into())
+    }
+
+    async fn read_committed(&mut self) -> Result<Option<LogId>> {
+        self.db.get(COMMITTED).map_err(|error| StorageIOError::read(any(&error)).into())
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: LogFlushed<TypeConfig>) -> Result<()>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let encoded: std::result::Result<Vec<_>, _> = entries
+            .into_iter()
+            .map(|entry| record::encode(Kind::Entry, &entry).map(|bytes| (entry.log_id.index, bytes)))
+            .collect();
+        let written = match encoded {
+            Ok(encoded) => self.write(Keep::Durable, move |writer| writer.append(&encoded)).await,
+            Err(error) => Err(error.into()),
+        };
+        match written {
+            Ok(()) => {
+                callback.log_io_completed(Ok(()));
+                Ok(())
+            }
+            Err(error) => {
+                callback.log_io_completed(Err(std::io::Error::other(error.to_string())));
+                Err(StorageIOError::write_logs(any(&error)).into())
+            }
+        }
+    }
+
+    async fn truncate(&mut self, log_id: LogId) -> Result<()> {
+        self.write(Keep::Durable, move |writer| writer.remove(log_id.index, u64::MAX))
+            .await
+            .map_err(|error| StorageIOError::write_logs(any(&error)).into())
+    }
+
+    async fn purge(&mut self, log_id: LogId) -> Result<()> {
+        self.write(Keep::Durable, move |writer| {
+            writer.put(PURGED, &log_id)?;
+            writer.remove(0, log_id.index + 1)
+        })
+        .await
+        .map_err(|error| StorageIOError::write_logs(any(&error)).into())
+    }
+}

@@ -1,0 +1,233 @@
+//! What peers may call: the log's messages, formation, and what only a leader answers.
+//!
+//! Whom a call is for was checked before it comes here (`rpc`); what it says is checked here. No call waits longer
+//! than its caller's limit.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use openraft::error::RaftError;
+use tokio::sync::oneshot;
+use tonic::{Request as Call, Response as Reply, Status};
+
+use crate::cluster::appoint::{Answer, Ask};
+use crate::cluster::db::decode_formation;
+use crate::cluster::handle::propose;
+use crate::cluster::network::{pack, unpack};
+use crate::cluster::record::{self, Kind};
+use crate::cluster::shared::{Request, Shared};
+use crate::cluster::types::{Command, Raft, Response};
+use crate::model::{NodeId, Role};
+use crate::rpc::Caller;
+use crate::wire::proto;
+use crate::wire::proto::coordination_server::Coordination;
+use crate::wire::proto::raft_server::Raft as RaftApi;
+
+/// A question to the leader task; the caller's own limit is shorter or like this.
+const ASK_MAX: Duration = Duration::from_millis(1500);
+/// An entry to be appended for a peer.
+const WRITE_MAX: Duration = Duration::from_secs(4);
+/// The longest name or address that a newcomer may have.
+const NAME_BYTES_MAX: usize = 255;
+
+/// Serves both services of this room.
+#[derive(Clone, Debug)]
+pub(super) struct Service(pub(super) Arc<Shared>);
+
+type Served<T> = Result<Reply<T>, Status>;
+
+impl Service {
+    fn raft(&self) -> Result<Raft, Status> {
+        self.0.raft().ok_or_else(|| Status::unavailable("the log does not run yet"))
+    }
+
+    async fn ask(&self, ask: Ask) -> Result<Answer, Status> {
+        let (reply, answer) = oneshot::channel();
+        let sent = self.0.leader.try_send(Request::Ask(ask, reply));
+        sent.map_err(|_| Status::resource_exhausted("too many questions wait for the leader"))?;
+        match tokio::time::timeout(ASK_MAX, answer).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(_)) => Err(Status::unavailable("the log stopped")),
+            Err(_) => Err(Status::deadline_exceeded("no quorum answered in time")),
+        }
+    }
+}
+
+fn caller<T>(call: &Call<T>) -> Result<NodeId, Status> {
+    call.extensions()
+        .get::<Caller>()
+        .map(|caller| caller.0)
+        .ok_or_else(|| Status::failed_precondition("the caller does not say who it is"))
+}
+
+fn invalid(error: record::RecordError) -> Status {
+    Status::invalid_argument(format!("the message is not readable: {error}"))
+}
+
+fn unsendable(error: record::RecordError) -> Status {
+    Status::internal(format!("the answer cannot be encoded: {error}"))
+}
+
+fn stopped<E: std::error::Error>(error: &RaftError<NodeId, E>) -> Status {
+    Status::unavailable(format!("the log stopped: {error}"))
+}
+
+#[tonic::async_trait]
+impl RaftApi for Service {
+    async fn append(&self, call: Call<proto::RaftMessage>) -> Served<proto::RaftMessage> {
+        let request = unpack(&call.into_inner()).map_err(invalid)?;
+        let answer = self.raft()?.append_entries(request).await.map_err(|error| stopped(&error))?;
+        pack(&answer).map(Reply::new).map_err(unsendable)
+    }
+
+    async fn vote(&self, call: Call<proto::RaftMessage>) -> Served<proto::RaftMessage> {
+        let request = unpack(&call.into_inner()).map_err(invalid)?;
+        let answer = self.raft()?.vote(request).await.map_err(|error| stopped(&error))?;
+        pack(&answer).map(Reply::new).map_err(unsendable)
+    }
+
+    async fn snapshot(&self, call: Call<proto::RaftMessage>) -> Served<proto::RaftMessage> {
+        let request = unpack(&call.into_inner()).map_err(invalid)?;
+        let answer = match self.raft()?.install_snapshot(request).await {
+            Ok(answer) => Ok(answer),
+            Err(RaftError::APIError(mismatch)) => Err(mismatch),
+            Err(error @ RaftError::Fatal(_)) => return Err(stopped(&error)),
+        };
+        pack(&answer).map(Reply::new).map_err(unsendable)
+    }
+}
+
+#[tonic::async_trait]
+impl Coordination for Service {
+    async fn hello(&self, _call: Call<proto::HelloRequest>) -> Served<proto::HelloReply> {
+        let shared = &self.0;
+        let scan = shared.first_scan.borrow().clone();
+        let (content, marked_roots) = scan.unzip();
+        let own = shared.own.borrow().clone();
+        Ok(Reply::new(proto::HelloReply {
+            cluster_name: shared.config.cluster_name.clone(),
+            node_name: shared.config.node_name.clone(),
+            cluster_id: own.as_ref().map(|own| Bytes::copy_from_slice(&own.cluster.0)).unwrap_or_default(),
+            node_id: own.as_ref().map(|own| own.node).unwrap_or_default(),
+            has_log: shared.has_log.load(Ordering::Acquire),
+            marked_roots: marked_roots.unwrap_or_default(),
+            content: content.map(|content| proto::FirstContent {
+                digest: Bytes::copy_from_slice(&content.digest.0),
+                files: content.files,
+            }),
+            incarnation: Bytes::copy_from_slice(&shared.incarnation),
+        }))
+    }
+
+    async fn form(&self, call: Call<proto::FormRequest>) -> Served<proto::FormReply> {
+        let record = decode_formation(&call.into_inner().record).map_err(invalid)?;
+        let (reply, answer) = oneshot::channel();
+        let refused = |refused: String| Ok(Reply::new(proto::FormReply { refused }));
+        if self.0.formation.try_send((record, reply)).is_err() {
+            return refused("this node belongs to a cluster already".to_owned());
+        }
+        match tokio::time::timeout(WRITE_MAX, answer).await {
+            Ok(Ok(Ok(()))) => refused(String::new()),
+            Ok(Ok(Err(why))) => refused(why),
+            Ok(Err(_)) => refused("this node belongs to a cluster already".to_owned()),
+            Err(_) => Err(Status::deadline_exceeded("the record was not stored in time")),
+        }
+    }
+
+    async fn join(&self, call: Call<proto::JoinRequest>) -> Served<proto::JoinReply> {
+        let request = call.into_inner();
+        let refused =
+            |refused: String| Ok(Reply::new(proto::JoinReply { refused, ..proto::JoinReply::default() }));
+        let shared = &self.0;
+        if request.cluster_name != shared.config.cluster_name {
+            return refused(format!("this is cluster {:?}", shared.config.cluster_name));
+        }
+        let Some(own) = shared.own.borrow().clone() else {
+            return refused("this node belongs to no cluster yet".to_owned());
+        };
+        if shared.serving.borrow().is_none() {
+            let leader_address =
+                shared.leader().filter(|(id, _)| *id != own.node).map(|(_, node)| node.address);
+            return match leader_address {
+                Some(leader_address) => {
+                    Ok(Reply::new(proto::JoinReply { leader_address, ..proto::JoinReply::default() }))
+                }
+                None => refused("no leader is heard".to_owned()),
+            };
+        }
+        let admit = match newcomer(request) {
+            Ok(admit) => admit,
+            Err(why) => return refused(why),
+        };
+        match propose(shared, admit, WRITE_MAX).await {
+            Ok(Response::Admitted(node_id)) => Ok(Reply::new(proto::JoinReply {
+                cluster_id: Bytes::copy_from_slice(&own.cluster.0),
+                node_id,
+                ..proto::JoinReply::default()
+            })),
+            Ok(Response::NotAdmitted(why)) => refused(why),
+            Ok(_) => refused("the cluster is not formed yet".to_owned()),
+            Err(why) => Err(Status::unavailable(why)),
+        }
+    }
+
+    async fn commit(&self, call: Call<proto::CommitRequest>) -> Served<proto::CommitReply> {
+        let command: Command = record::decode(Kind::Command, &call.into_inner().command).map_err(invalid)?;
+        if !matches!(command, Command::Commit(_)) {
+            return Err(Status::invalid_argument("only a commit may be proposed by a peer"));
+        }
+        // An empty answer says that the outcome is not known, which is always true enough.
+        let outcome = match propose(&self.0, command, WRITE_MAX).await {
+            Ok(Response::Commit(outcome)) => record::encode(Kind::Outcome, &outcome).map_err(unsendable)?,
+            Ok(_) | Err(_) => Vec::new(),
+        };
+        Ok(Reply::new(proto::CommitReply { outcome: outcome.into() }))
+    }
+
+    async fn renew(&self, call: Call<proto::RenewRequest>) -> Served<proto::RenewReply> {
+        let from = caller(&call)?;
+        let epoch = call.into_inner().epoch;
+        Ok(Reply::new(match self.ask(Ask::Renew { from, epoch }).await? {
+            Answer::Granted => proto::RenewReply { granted: true, refused: String::new() },
+            Answer::Refused(why) => proto::RenewReply { granted: false, refused: why.to_owned() },
+            Answer::Confirmed(_) => return Err(Status::internal("the answer to another question")),
+        }))
+    }
+
+    async fn let_go(&self, call: Call<proto::RenewRequest>) -> Served<proto::RenewReply> {
+        let from = caller(&call)?;
+        let epoch = call.into_inner().epoch;
+        let (reply, heard) = oneshot::channel();
+        let sent = self.0.leader.try_send(Request::LetGo(from, epoch, reply));
+        sent.map_err(|_| Status::resource_exhausted("too many questions wait for the leader"))?;
+        let granted = matches!(tokio::time::timeout(ASK_MAX, heard).await, Ok(Ok(())));
+        Ok(Reply::new(proto::RenewReply { granted, refused: String::new() }))
+    }
+
+    async fn confirm(&self, _call: Call<proto::ConfirmRequest>) -> Served<proto::ConfirmReply> {
+        Ok(Reply::new(match self.ask(Ask::Confirm).await? {
+            Answer::Confirmed(applied_index) => proto::ConfirmReply { applied_index },
+            Answer::Granted | Answer::Refused(_) => proto::ConfirmReply::default(),
+        }))
+    }
+}
+
+fn newcomer(request: proto::JoinRequest) -> Result<Command, String> {
+    let proto::JoinRequest { node_name: name, address, role, incarnation, .. } = request;
+    let sound =
+        |text: &str| !text.is_empty() && text.len() <= NAME_BYTES_MAX && !text.chars().any(char::is_control);
+    if !sound(&name) || !sound(&address) {
+        return Err("a name and an address are 1 to 255 bytes without control characters".to_owned());
+    }
+    let role: Role = role.parse().map_err(|()| format!("there is no role {role:?}"))?;
+    if role.votes() {
+        return Err(format!(
+            "{name:?} is listed as a {role}, but the cluster formed without it or it lost its data folder; \
+             admitting voters is not in this version"
+        ));
+    }
+    let incarnation = incarnation.as_ref().try_into().map_err(|_| "an incarnation is 16 bytes".to_owned())?;
+    Ok(Command::Admit { name, address, role, incarnation })
+}

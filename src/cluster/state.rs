@@ -1,0 +1,256 @@
+//! What each entry of the log does to the state. Pure: the same entries give the same state on every node.
+
+use std::collections::BTreeSet;
+
+use crate::cluster::types::{Command, FOUNDERS_MAX, FormationRecord, Response, Timing};
+use crate::model::{Appointment, ClusterState, Commit, CommitOutcome, CommitRefusal, Head, Member, NodeId};
+
+/// Where an entry stands in the log.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct At {
+    pub(super) term: u64,
+    pub(super) index: u64,
+}
+
+/// Applies one entry.
+///
+/// `state` is none until the cluster is formed; `voters` are those in force at this index.
+pub(super) fn apply(
+    state: &mut Option<ClusterState>,
+    timing: &mut Option<Timing>,
+    voters: &BTreeSet<NodeId>,
+    at: At,
+    command: Command,
+) -> Response {
+    let index = at.index;
+    if let Command::Form(record) = command {
+        if state.is_none() {
+            *timing = Some(record.timing);
+            *state = Some(founded(record, voters.clone(), index));
+        }
+        return Response::Done;
+    }
+    let Some(state) = state else { return Response::NoCluster };
+    match command {
+        Command::Form(_) | Command::Lead { .. } => Response::Done,
+        Command::Appoint { replaces, manager, lease, term } => {
+            if replaces != state.epoch() || term != at.term || !state.members.contains_key(&manager) {
+                return Response::NotCurrent;
+            }
+            state.appointment = Some(Appointment { epoch: index, replaced: replaces, manager, lease });
+            Response::Appointed(index)
+        }
+        Command::Commit(commit) => Response::Commit(take(state, commit)),
+        Command::Admit { name, address, role, incarnation } => {
+            admit(state, index, Member { name, address, role, incarnation })
+        }
+    }
+}
+
+fn founded(record: FormationRecord, voters: BTreeSet<NodeId>, index: u64) -> ClusterState {
+    ClusterState {
+        cluster: record.cluster,
+        applied_index: index,
+        seed: record.seed(),
+        members: record.founders.into_iter().map(|(id, founder)| (id, founder.member)).collect(),
+        voters,
+        appointment: None,
+        head: None,
+    }
+}
+
+fn take(state: &mut ClusterState, commit: Commit) -> CommitOutcome {
+    let head = Head {
+        generation: commit.generation,
+        digest: commit.digest,
+        epoch: commit.epoch,
+        author: commit.author,
+        committed_unix_ms: commit.committed_unix_ms,
+        holders: commit.holders,
+    };
+    if state.head.as_ref() == Some(&head) {
+        // The same proposal came twice: it is the head, whoever asks.
+        return CommitOutcome::Committed;
+    }
+    let refusal = if state.appointment.as_ref().map(|current| (current.epoch, current.manager))
+        != Some((commit.epoch, commit.author))
+    {
+        CommitRefusal::OldEpoch
+    } else if commit.parent != state.generation() || Some(commit.generation) != commit.parent.checked_add(1) {
+        CommitRefusal::NotOnHead
+    } else if !state.is_majority(&head.holders) {
+        CommitRefusal::NoMajority
+    } else {
+        state.head = Some(head);
+        return CommitOutcome::Committed;
+    };
+    CommitOutcome::Refused(refusal)
+}
+
+fn admit(state: &mut ClusterState, index: u64, newcomer: Member) -> Response {
+    let Some(id) = state.id_of(&newcomer.name) else {
+        let id = FOUNDERS_MAX + index;
+        state.members.insert(id, newcomer);
+        return Response::Admitted(id);
+    };
+    match state.members.get(&id) {
+        Some(member) if member.incarnation == newcomer.incarnation => Response::Admitted(id),
+        Some(member) => Response::NotAdmitted(format!(
+            "a node named {:?} at {} is a member already, with another data folder than the one at {}: \
+             give one of them another name, or give the node its former data folder back",
+            member.name, member.address, newcomer.address
+        )),
+        None => Response::NotAdmitted(format!("{:?} has no entry", newcomer.name)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::cluster::types::Founder;
+    use crate::model::{ClusterId, Digest, FirstContent, Role, Seed};
+
+    const LEASE: Duration = Duration::from_millis(1200);
+
+    fn record(files: [u64; 3]) -> FormationRecord {
+        let founders = (1..=3)
+            .map(|id| {
+                let member = Member {
+                    name: format!("gw{id}"),
+                    address: format!("gw{id}:8730"),
+                    role: Role::Candidate,
+                    incarnation: [u8::try_from(id).unwrap(); 16],
+                };
+                let files = files[usize::try_from(id).unwrap() - 1];
+                let digest = Digest::of(&files.to_le_bytes());
+                (id, Founder { member, content: FirstContent { digest, files } })
+            })
+            .collect::<BTreeMap<_, _>>();
+        FormationRecord {
+            cluster: ClusterId([1; 16]),
+            name: "test".to_owned(),
+            writer: 1,
+            founders,
+            timing: Timing {
+                heartbeat: Duration::from_millis(200),
+                timeout: Duration::from_millis(600),
+                lease: LEASE,
+            },
+        }
+    }
+
+    struct Machine {
+        state: Option<ClusterState>,
+        timing: Option<Timing>,
+        index: u64,
+    }
+
+    impl Machine {
+        fn formed() -> Self {
+            let mut machine = Self { state: None, timing: None, index: 1 };
+            assert_eq!(machine.apply(Command::Form(record([0, 0, 0]))), Response::Done);
+            machine
+        }
+
+        fn apply(&mut self, command: Command) -> Response {
+            self.index += 1;
+            let voters = BTreeSet::from([1, 2, 3]);
+            let at = At { term: 5, index: self.index };
+            apply(&mut self.state, &mut self.timing, &voters, at, command)
+        }
+
+        fn state(&self) -> &ClusterState {
+            self.state.as_ref().unwrap()
+        }
+
+        fn appoint(&mut self, replaces: u64, manager: NodeId) -> Response {
+            self.apply(Command::Appoint { replaces, manager, lease: LEASE, term: 5 })
+        }
+
+        fn commit(&mut self, epoch: u64, parent: u64, author: NodeId, holders: &[NodeId]) -> Response {
+            self.apply(Command::Commit(Commit {
+                epoch,
+                parent,
+                generation: parent + 1,
+                digest: Digest([7; 32]),
+                author,
+                committed_unix_ms: 5,
+                holders: holders.iter().copied().collect(),
+            }))
+        }
+    }
+
+    #[test]
+    fn only_the_current_epoch_is_replaced() {
+        let mut machine = Machine::formed();
+        let Response::Appointed(first) = machine.appoint(0, 2) else { panic!() };
+        assert_eq!(first, machine.index);
+        assert_eq!(machine.appoint(0, 3), Response::NotCurrent);
+        assert_eq!(machine.state().appointment.as_ref().unwrap().manager, 2);
+        assert!(matches!(machine.appoint(first, 3), Response::Appointed(_)));
+        let epoch = machine.state().epoch();
+        assert_eq!(machine.appoint(epoch, 99), Response::NotCurrent);
+        let old = Command::Appoint { replaces: epoch, manager: 2, lease: LEASE, term: 4 };
+        assert_eq!(machine.apply(old), Response::NotCurrent, "decided in another term");
+    }
+
+    #[test]
+    fn a_commit_needs_the_epoch_the_head_and_a_majority() {
+        let refused = |why| Response::Commit(CommitOutcome::Refused(why));
+        let committed = Response::Commit(CommitOutcome::Committed);
+        let mut machine = Machine::formed();
+        assert_eq!(machine.commit(0, 0, 2, &[1, 2, 3]), refused(CommitRefusal::OldEpoch));
+        machine.appoint(0, 2);
+        let epoch = machine.state().epoch();
+        assert_eq!(machine.commit(epoch, 0, 3, &[1, 2, 3]), refused(CommitRefusal::OldEpoch));
+        assert_eq!(machine.commit(epoch, 1, 2, &[1, 2, 3]), refused(CommitRefusal::NotOnHead));
+        assert_eq!(machine.commit(epoch, u64::MAX - 1, 2, &[1, 2]), refused(CommitRefusal::NotOnHead));
+        assert_eq!(machine.commit(epoch, 0, 2, &[2, 98, 99]), refused(CommitRefusal::NoMajority));
+        assert_eq!(machine.state().generation(), 0);
+        assert_eq!(machine.commit(epoch, 0, 2, &[2, 3]), committed);
+        assert_eq!(machine.state().generation(), 1);
+        assert_eq!(machine.commit(epoch, 0, 2, &[2, 3]), committed, "the same again");
+        assert_eq!(machine.commit(epoch, 0, 2, &[1, 2]), refused(CommitRefusal::NotOnHead));
+        machine.appoint(epoch, 3);
+        assert_eq!(machine.commit(epoch, 1, 2, &[1, 2, 3]), refused(CommitRefusal::OldEpoch));
+    }
+
+    #[test]
+    fn a_newcomer_gets_one_id_and_keeps_its_name() {
+        let mut machine = Machine::formed();
+        let newcomer = |incarnation| Command::Admit {
+            name: "gw9".to_owned(),
+            address: "gw9:8730".to_owned(),
+            role: Role::Worker,
+            incarnation: [incarnation; 16],
+        };
+        let Response::Admitted(id) = machine.apply(newcomer(9)) else { panic!() };
+        assert_eq!(id, FOUNDERS_MAX + machine.index);
+        assert_eq!(machine.apply(newcomer(9)), Response::Admitted(id));
+        assert!(matches!(machine.apply(newcomer(8)), Response::NotAdmitted(_)));
+        assert_eq!(machine.state().members.len(), 4);
+    }
+
+    #[test]
+    fn first_content_decides_the_seed() {
+        assert_eq!(record([0, 0, 0]).seed(), Seed::Anyone);
+        assert_eq!(record([0, 7, 0]).seed(), Seed::OneOf(BTreeSet::from([2])));
+        assert_eq!(record([7, 7, 0]).seed(), Seed::OneOf(BTreeSet::from([1, 2])));
+        let Seed::Conflict(full) = record([7, 8, 0]).seed() else { panic!() };
+        assert_eq!(full.keys().copied().collect::<Vec<_>>(), [1, 2]);
+    }
+
+    #[test]
+    fn nothing_happens_before_the_cluster_is_formed() {
+        let mut machine = Machine { state: None, timing: None, index: 1 };
+        assert_eq!(machine.appoint(0, 1), Response::NoCluster);
+        assert_eq!(machine.apply(Command::Form(record([0, 0, 0]))), Response::Done);
+        let mut other = record([1, 2, 3]);
+        other.cluster = ClusterId([2; 16]);
+        machine.apply(Command::Form(other));
+        assert_eq!(machine.state().cluster, ClusterId([1; 16]), "the first stays");
+    }
+}

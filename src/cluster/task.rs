@@ -1,0 +1,230 @@
+//! Opens the room and runs its tasks.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use openraft::{Config, SnapshotPolicy};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::cluster::confirm::keep_standing;
+use crate::cluster::db::{OWN, RaftDb};
+use crate::cluster::error::ClusterError;
+use crate::cluster::formation::Formation;
+use crate::cluster::handle::Cluster;
+use crate::cluster::leader::LeaderTask;
+use crate::cluster::log_store::LogStore;
+use crate::cluster::network::Network;
+use crate::cluster::renew::Renewer;
+use crate::cluster::shared::{ClusterConfig, FirstScan, FormOrder, RaftSlot, Request, Shared};
+use crate::cluster::state_machine::StateMachine;
+use crate::cluster::types::{Own, Raft};
+use crate::model::{Heard, Lease, NodeReport, Standing};
+use crate::rpc::{Me, Peers};
+
+/// A snapshot is built after this many entries.
+const SNAPSHOT_EVERY: u64 = 1000;
+/// A peer that lacks more than this gets a snapshot; more than between two snapshots.
+const LAG_MAX: u64 = 5000;
+/// Entries kept behind a snapshot, for peers that lack little.
+const KEPT_BEHIND: u64 = 500;
+/// Entries in one message: each is small, see the rpc limits.
+const ENTRIES_MAX: u64 = 256;
+/// How long the log's core may take to stop.
+const STOP_MAX: Duration = Duration::from_secs(5);
+/// Questions that may wait for a task.
+const QUEUE: usize = 256;
+
+impl Cluster {
+    /// Opens the store and looks at all of it; nothing runs before [`ClusterTask::run`]. Blocks on the disk.
+    ///
+    /// `report` is this node's own, `heard` those of the others: a leader chooses managers by them.
+    ///
+    /// # Errors
+    /// When the configuration cannot work, the store is damaged or in use, or belongs to another node.
+    pub fn open(
+        config: ClusterConfig,
+        peers: Peers,
+        first_scan: watch::Receiver<FirstScan>,
+        report: watch::Receiver<Arc<NodeReport>>,
+        heard: watch::Receiver<Arc<Heard>>,
+    ) -> Result<(Self, ClusterTask), ClusterError> {
+        raft_config(&config, None)?;
+        let db = RaftDb::open(&config.db_path)?;
+        let own: Option<Own> = db.get(OWN)?;
+        if let Some(own) = &own {
+            belongs(&config, own)?;
+            peers.identity().set(Me { cluster: own.cluster, node: own.node });
+        }
+        let has_log = db.has_log()?;
+        let bound = own.as_ref().map(|own| Me { cluster: own.cluster, node: own.node });
+        let state = Arc::new(watch::Sender::new(None));
+        if has_log {
+            // Shown at once: readers of the state need not wait until the log runs.
+            StateMachine::open(Arc::clone(&db), bound, Arc::clone(&state))?;
+        }
+        let (leader, requests) = mpsc::channel(QUEUE);
+        let (formation, orders) = mpsc::channel(QUEUE);
+        let (renewals, asks) = mpsc::channel(QUEUE);
+        let standing = Standing { node: own.as_ref().map(|own| own.node), ..Standing::default() };
+        let shared = Arc::new(Shared {
+            incarnation: db.incarnation()?,
+            config,
+            peers,
+            own: watch::Sender::new(own.clone()),
+            raft: watch::Sender::new(None),
+            has_log: AtomicBool::new(has_log),
+            state,
+            standing: watch::Sender::new(standing),
+            first_scan,
+            report,
+            heard,
+            leader,
+            formation,
+            renewals,
+            serving: watch::Sender::new(None),
+            released: watch::Sender::new(0),
+            elections: AtomicU64::new(0),
+        });
+        let task = ClusterTask { shared: Arc::clone(&shared), db, own, requests, orders, asks };
+        Ok((Self(shared), task))
+    }
+}
+
+/// The room's tasks.
+#[derive(Debug)]
+pub struct ClusterTask {
+    shared: Arc<Shared>,
+    db: Arc<RaftDb>,
+    own: Option<Own>,
+    requests: mpsc::Receiver<Request>,
+    orders: mpsc::Receiver<FormOrder>,
+    asks: mpsc::Receiver<oneshot::Sender<Option<Lease>>>,
+}
+
+impl ClusterTask {
+    /// Forms or joins a cluster if need be, then takes part in it until `stop`.
+    ///
+    /// # Errors
+    /// When the log's core stopped or the store failed: the process must end, for nothing here may be tried again.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), ClusterError> {
+        let Self { shared, db, own, requests, orders, asks } = self;
+        let has_log = shared.has_log.load(Ordering::Acquire);
+        let started = match own {
+            Some(own) if has_log || own.record.is_none() => {
+                drop(orders);
+                let raft = start_raft(&shared, &db, &own).await?;
+                Some((own, raft))
+            }
+            own => Formation::new(Arc::clone(&shared), Arc::clone(&db), orders, own).run(&stop).await?,
+        };
+        let Some((own, raft)) = started else {
+            released(db).await;
+            return Ok(());
+        };
+        // The tasks below end before the core does, whichever of them ends first.
+        let ending = stop.child_token();
+        let leader =
+            LeaderTask::new(Arc::clone(&shared), raft.clone(), own.node, own.record.clone(), requests);
+        let leader = tokio::spawn(leader.run(ending.clone()));
+        let renewer = tokio::spawn(Renewer::new(Arc::clone(&shared), own.node, asks).run(ending.clone()));
+        let standing = tokio::spawn(keep_standing(Arc::clone(&shared), ending.clone()));
+        let result = leader.await.unwrap_or(Err(ClusterError::Task("leader")));
+        ending.cancel();
+        let renewer = renewer.await.map_err(|_| ClusterError::Task("renewer"));
+        let standing = standing.await.map_err(|_| ClusterError::Task("standing"));
+        shared.raft.send_replace(None);
+        shared.serving.send_replace(None);
+        shut_down(&raft).await;
+        drop(raft);
+        released(db).await;
+        result.and(renewer).and(standing)
+    }
+}
+
+/// Starts the log's core under an identity that is stored.
+pub(super) async fn start_raft(
+    shared: &Arc<Shared>,
+    db: &Arc<RaftDb>,
+    own: &Own,
+) -> Result<Raft, ClusterError> {
+    let me = Me { cluster: own.cluster, node: own.node };
+    shared.peers.identity().set(me);
+    shared.own.send_replace(Some(own.clone()));
+    shared.standing.send_modify(|standing| standing.node = Some(own.node));
+    let config = raft_config(&shared.config, Some(own))?;
+    let log = LogStore::new(Arc::clone(db), Some(me));
+    let machine = StateMachine::open(Arc::clone(db), Some(me), Arc::clone(&shared.state))?;
+    let network = Network::new(shared.peers.clone(), own.node);
+    let raft = Raft::new(own.node, Arc::new(config), network, log, machine).await?;
+    shared.raft.send_replace(Some(RaftSlot(raft.clone())));
+    Ok(raft)
+}
+
+/// Stops the log's core, within a limit.
+pub(super) async fn shut_down(raft: &Raft) {
+    match tokio::time::timeout(STOP_MAX, raft.shutdown()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "the raft core did not stop cleanly"),
+        Err(_) => tracing::warn!("the raft core did not stop in time"),
+    }
+}
+
+/// Waits until the log's own tasks let the file go, so that whoever starts this node again in this process finds it
+/// free.
+async fn released(db: Arc<RaftDb>) {
+    let deadline = tokio::time::Instant::now() + STOP_MAX;
+    while Arc::strong_count(&db) > 1 && tokio::time::Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn belongs(config: &ClusterConfig, own: &Own) -> Result<(), ClusterError> {
+    if own.name != config.node_name {
+        return Err(ClusterError::OtherName {
+            path: config.db_path.clone(),
+            stored: own.name.clone(),
+            configured: config.node_name.clone(),
+        });
+    }
+    match &own.record {
+        Some(record) if record.name != config.cluster_name => Err(ClusterError::OtherCluster {
+            path: config.db_path.clone(),
+            stored: record.name.clone(),
+            configured: config.cluster_name.clone(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// openraft's knobs: the times are those of the log once there is one, so that all voters have the same.
+fn raft_config(config: &ClusterConfig, own: Option<&Own>) -> Result<Config, ClusterError> {
+    let formed = own.and_then(|own| own.record.as_ref()).map(|record| record.timing);
+    if formed.is_some_and(|formed| formed != config.timing) {
+        tracing::warn!(
+            "the election's times in the configuration differ from those the cluster formed with, which hold"
+        );
+    }
+    let timing = formed.unwrap_or(config.timing);
+    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    if timing.timeout <= timing.heartbeat * 2 || timing.lease < timing.heartbeat {
+        return Err(ClusterError::Config(
+            "election.timeout must be more than twice election.heartbeat, and election.lease not less than it".to_owned(),
+        ));
+    }
+    Config {
+        cluster_name: config.cluster_name.clone(),
+        heartbeat_interval: millis(timing.heartbeat),
+        election_timeout_min: millis(timing.timeout),
+        election_timeout_max: millis(timing.timeout) * 2,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(SNAPSHOT_EVERY),
+        replication_lag_threshold: LAG_MAX,
+        max_in_snapshot_log_to_keep: KEPT_BEHIND,
+        max_payload_entries: ENTRIES_MAX,
+        install_snapshot_timeout: 10_000,
+        ..Config::default()
+    }
+    .validate()
+    .map_err(|error| ClusterError::Config(error.to_string()))
+}
