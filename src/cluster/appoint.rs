@@ -284,7 +284,7 @@ impl Leading {
     fn watch_fitness(&mut self, epoch: Epoch, manager: NodeId, now: BootTime, view: View<'_>) {
         // Before there is a head nobody is ready, and that is no reason to go from one to another.
         let unfit = heard(manager, now, view).is_some_and(|report| {
-            report.state == NodeState::RootMissing || (!report.fit && view.state.head.is_some())
+            report.state == NodeState::RootMissing || (!report.is_fit() && view.state.head.is_some())
         });
         if !unfit {
             self.unfit = None;
@@ -296,8 +296,9 @@ impl Leading {
         };
         self.unfit = Some((epoch, since));
         let better = choose(Some(manager), now, view).and_then(|other| heard(other, now, view));
-        let better = better
-            .is_some_and(|other| other.fit && other.holds.unwrap_or_default() >= view.state.generation());
+        let better = better.is_some_and(|other| {
+            other.is_fit() && other.holds.unwrap_or_default() >= view.state.generation()
+        });
         if better && now.since(since) >= UNFIT_MAX {
             self.retiring = Some(epoch);
         }
@@ -334,7 +335,7 @@ fn choose(except: Option<NodeId>, now: BootTime, view: View<'_>) -> Option<NodeI
     candidates
         .into_iter()
         .filter(|(_, _, report)| holds(report) == most)
-        .min_by_key(|(id, name, report)| (!report.fit, Reverse(report.priority), *id == view.me, *name))
+        .min_by_key(|(id, name, report)| (!report.is_fit(), Reverse(report.priority), *id == view.me, *name))
         .map(|(id, _, _)| id)
 }
 

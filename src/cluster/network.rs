@@ -71,9 +71,9 @@ pub(super) fn unpack<T: DeserializeOwned>(message: &RaftMessage) -> Result<T, re
 }
 
 impl Connection {
-    fn client<E: std::error::Error>(&self) -> Result<Client, Failure<E>> {
+    fn client(&self) -> Result<Client, Unreachable> {
         let made: Result<Client, RpcError> = self.network.peers.raft(self.target, &self.address);
-        made.map_err(|error| RPCError::Unreachable(Unreachable::new(&error)))
+        made.map_err(|error| Unreachable::new(&error))
     }
 
     fn failed<E: std::error::Error>(&self, status: &Status, action: RPCTypes, limit: Duration) -> Failure<E> {
