@@ -1,5 +1,7 @@
 //! Every mistake in a configuration, through the real binary: exit 78, and where, what and how to mend it.
 
+#![allow(clippy::unwrap_used, reason = "helpers of a test end it as the test itself would")]
+
 use std::path::Path;
 use std::process::{Command, Output};
 

@@ -1,5 +1,7 @@
 //! What holds for the source as a whole: the floors, a head in every file, files that one can hold in one's head.
 
+#![allow(clippy::unwrap_used, reason = "helpers of a test end it as the test itself would")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
