@@ -231,6 +231,7 @@ impl Gateways {
                     let what = "all report the same generation, but their folders differ";
                     return Err(Trouble::of_all(what));
                 }
+                tokio::time::sleep(ASK_EVERY).await;
                 continue;
             };
             self.all_alive()?;

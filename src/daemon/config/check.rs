@@ -87,13 +87,15 @@ fn listed(mistakes: &mut Mistakes, notices: &mut Vec<Notice>, config: &Config) {
         )));
     }
     if voters > 7 {
-        notices.push(warning(format!("{voters} nodes vote: every commit waits for more than half of them; let 3 or 5 vote and make the others workers")));
+        notices.push(warning(format!(
+            "{voters} nodes vote, and every commit waits for more than half of them; let 3 or 5 vote and make the \
+             others workers"
+        )));
     }
 }
 
 fn own_name(mistakes: &mut Mistakes, notices: &mut Vec<Notice>, host: &Host, config: &mut Config) {
     if mistakes.given("node.name") {
-        name(mistakes, "node.name", &config.node.name);
         if config.node.name.is_empty() {
             mistakes.at("node.name", "it is empty", "give the node's name, or leave the key out");
         }
@@ -115,19 +117,24 @@ fn own_name(mistakes: &mut Mistakes, notices: &mut Vec<Notice>, host: &Host, con
             );
         }
     }
-    match config.me() {
-        None if !config.node.name.is_empty() => notices.push(warning(format!(
-            "node `{}` is not listed under [[cluster.node]], so it joins as a worker and can never be manager; if \
-             this host is one of the listed nodes, set node.name to that one's name",
-            config.node.name
-        ))),
-        Some(me) if me.address.rsplit_once(':').is_some_and(|(_, port)| {
-            port.parse() != Ok(config.node.listen.port())
-        }) => notices.push(warning(format!(
+    let node = &config.node;
+    name(mistakes, "node.name", &node.name);
+    let Some(me) = config.me() else {
+        if !node.name.is_empty() {
+            notices.push(warning(format!(
+                "node `{}` is not listed under [[cluster.node]], so it joins as a worker and can never be manager; \
+                 if this host is one of the listed nodes, set node.name to that one's name",
+                node.name
+            )));
+        }
+        return;
+    };
+    let listed_port = me.address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+    if node.listen.port() != 0 && listed_port.is_some_and(|port| port != node.listen.port()) {
+        notices.push(warning(format!(
             "peers reach this node at {}, but it listens on {}; that works only if something forwards the port",
-            me.address, config.node.listen
-        ))),
-        _ => {}
+            me.address, node.listen
+        )));
     }
 }
 
