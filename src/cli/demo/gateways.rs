@@ -217,22 +217,24 @@ impl Gateways {
         }
     }
 
-    /// Waits until all report the head, with its digest, and their folders are equal.
-    pub(super) async fn in_step(&mut self, limit: Duration) -> Result<Duration, Trouble> {
+    /// Waits until all report one head, with its digest, and their folders are equal; returns its number.
+    pub(super) async fn in_step(&mut self, limit: Duration) -> Result<(u64, Duration), Trouble> {
         let begun = Instant::now();
         loop {
-            let behind = self.behind().await;
-            let Some((node, why)) = behind else {
-                let found = self.trees()?;
-                if found.windows(2).all(|pair| pair[0].1 == pair[1].1) {
-                    return Ok(begun.elapsed());
+            let (node, why) = match self.head_of_all().await {
+                Err(behind) => behind,
+                Ok(generation) => {
+                    let found = self.trees()?;
+                    if found.windows(2).all(|pair| pair[0].1 == pair[1].1) {
+                        return Ok((generation, begun.elapsed()));
+                    }
+                    if begun.elapsed() > limit {
+                        let what = "all report the same generation, but their folders differ";
+                        return Err(Trouble::of_all(what));
+                    }
+                    tokio::time::sleep(ASK_EVERY).await;
+                    continue;
                 }
-                if begun.elapsed() > limit {
-                    let what = "all report the same generation, but their folders differ";
-                    return Err(Trouble::of_all(what));
-                }
-                tokio::time::sleep(ASK_EVERY).await;
-                continue;
             };
             self.all_alive()?;
             if begun.elapsed() > limit {
@@ -243,27 +245,26 @@ impl Gateways {
         }
     }
 
-    /// One node that does not report the head, and what it reports.
-    async fn behind(&self) -> Option<(usize, String)> {
-        let mut heads = Vec::new();
+    /// The head that all report to have applied, else one node that does not and what it reports.
+    async fn head_of_all(&self) -> Result<u64, (usize, String)> {
+        let mut common = None;
         for (number, gateway) in self.nodes.iter().enumerate() {
             let Some((report, row)) = gateway.own_row().await else {
-                return Some((number, "it does not answer on /status".into()));
+                return Err((number, "it does not answer on /status".into()));
             };
-            let in_step = matches!(row.state, NodeState::Manager | NodeState::InSync)
-                && report.generation.is_some()
+            let applied = matches!(row.state, NodeState::Manager | NodeState::InSync)
                 && row.generation == report.generation
                 && row.digest == report.digest;
-            if !in_step {
-                return Some((
-                    number,
-                    format!("{:?} at {:?} of {:?}", row.state, row.generation, report.generation),
-                ));
+            let Some(generation) = report.generation.filter(|_| applied) else {
+                let what = format!("{:?} at {:?} of {:?}", row.state, row.generation, report.generation);
+                return Err((number, what));
+            };
+            let head = (generation, report.digest);
+            if common.get_or_insert_with(|| head.clone()) != &head {
+                return Err((number, format!("its head is {generation}, and that of gw1 another")));
             }
-            heads.push((report.generation, report.digest));
         }
-        let differs = heads.iter().position(|head| *head != heads[0])?;
-        Some((differs, format!("it knows of generation {:?}, another of {:?}", heads[differs].0, heads[0].0)))
+        Ok(common.map_or(0, |(generation, _)| generation))
     }
 
     /// Waits until every running node has the written files whole and none of those that are gone.

@@ -106,8 +106,8 @@ impl Story<'_> {
         }
         let (first, took) = gateways.manager(None, FORMED_WITHIN).await?;
         self.held(&format!("{} was elected manager", gateways.name(first)), took)?;
-        let took = gateways.in_step(FORMED_WITHIN).await?;
-        self.held(&format!("generation 1 with {files} artifacts is on all three"), took)?;
+        let (generation, took) = gateways.in_step(FORMED_WITHIN).await?;
+        self.held(&format!("generation {generation} with {files} artifacts is on all three"), took)?;
         Ok(apis)
     }
 
@@ -173,14 +173,14 @@ impl Story<'_> {
         ))?;
         let gone: Vec<_> = lost.iter().map(|file| file.path.clone()).collect();
         let took = gateways.visible(&[written], &gone, STEP_WITHIN).await?;
-        self.held(&format!("{name} has what it missed and follows {heir}"), took)?;
+        self.held(&format!("{name} has what it missed and no longer what nobody published"), took)?;
         let took = gateways.quarantined(old, lost.len(), STEP_WITHIN).await?;
         self.held(&format!("its {} unpublished files are in its quarantine", lost.len()), took)
     }
 
     async fn compare(&mut self, gateways: &mut Gateways) -> Result<(), Told> {
-        let took = gateways.in_step(STEP_WITHIN).await?;
-        self.held("all three report the newest generation", took)?;
+        let (generation, took) = gateways.in_step(STEP_WITHIN).await?;
+        self.held(&format!("all three report generation {generation}, the newest"), took)?;
         self.say("comparing the three folders file by file, without asking syncd")?;
         let found = gateways.trees()?;
         for (name, tree) in &found {
