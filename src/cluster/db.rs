@@ -56,6 +56,14 @@ pub(super) struct RaftDb {
 impl RaftDb {
     /// Opens the file, or creates it, and looks at every record in it.
     pub(super) fn open(path: &Path) -> Result<Arc<Self>, ClusterError> {
+        // redb believes its own list of free pages, and panics on one that makes no sense.
+        std::panic::catch_unwind(|| Self::open_whole(path)).unwrap_or_else(|_| {
+            let what = "its frame".to_owned();
+            Err(ClusterError::Damaged { path: path.to_owned(), what, source: None })
+        })
+    }
+
+    fn open_whole(path: &Path) -> Result<Arc<Self>, ClusterError> {
         let exists = path.try_exists().map_err(|error| failed("look for", path, error))?;
         if !exists {
             create(path)?;
@@ -84,7 +92,7 @@ impl RaftDb {
     }
 
     /// Reads everything once.
-    fn check(&self) -> Result<(), ClusterError> {
+    pub(super) fn check(&self) -> Result<(), ClusterError> {
         self.get::<Vote>(VOTE)?;
         self.get::<LogId>(COMMITTED)?;
         self.get::<Applied>(APPLIED)?;
@@ -205,6 +213,34 @@ impl RaftDb {
 
     fn damaged(&self, what: String) -> ClusterError {
         ClusterError::Damaged { path: self.path.clone(), what, source: None }
+    }
+}
+
+/// What tests do to a file that the program never does.
+#[cfg(test)]
+impl RaftDb {
+    pub(super) fn open_unchecked(path: &Path) -> Self {
+        let database = Database::builder().open(path).unwrap();
+        Self { database, path: path.to_owned() }
+    }
+
+    pub(super) fn raw(&self, name: &str) -> Option<Vec<u8>> {
+        let transaction = self.database.begin_read().unwrap();
+        let table = transaction.open_table(META).unwrap();
+        table.get(name).unwrap().map(|bytes| bytes.value().to_vec())
+    }
+
+    pub(super) fn put_raw(&self, name: &str, bytes: &[u8]) {
+        let transaction = self.database.begin_write().unwrap();
+        transaction.open_table(META).unwrap().insert(name, bytes).unwrap();
+        transaction.commit().unwrap();
+    }
+}
+
+#[cfg(test)]
+impl Key {
+    pub(super) fn name(self) -> &'static str {
+        self.name
     }
 }
 

@@ -1,1 +1,0 @@
-//! Three nodes over real loopback connections.
