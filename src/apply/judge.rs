@@ -1,0 +1,407 @@
+//! What is done about each place where the folders differ from the head: pure, so that a table can test it.
+//!
+//! A place that the head changed is brought to it at once. Anything else that differs was changed by somebody on this
+//! node: drift, and judged only when it is as quiet as a publish would need. A change shortly after this node wrote a
+//! place is the gateway's answer: it rejected the artifact and wrote the old one back.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::model::{Edit, Entry, Forest, Place};
+use crate::plan::standard_folder;
+
+/// Two scans of the gateway, with room: what changes within this after a write of ours is its answer to it.
+pub(super) const ANSWER: Duration = Duration::from_secs(40);
+/// How often a rejected artifact is written again before it is only reported.
+const AGAIN_MAX: u32 = 3;
+/// A change this long after a write of ours has nothing to do with it any more.
+const ANSWER_FORGOTTEN: Duration = Duration::from_secs(600);
+/// One scan of the gateway, with room: how long a folder outlives its last artifact.
+pub(super) const FOLDER_GRACE: Duration = Duration::from_secs(20);
+
+/// What is done about drift.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DriftPolicy {
+    /// The local content goes to quarantine, the head's comes back.
+    Revert,
+    /// It is named and left.
+    Report,
+}
+
+/// How long a place must be quiet before it is judged: the same times as for a publish.
+#[derive(Clone, Copy, Debug)]
+pub struct Quiet {
+    /// After a change of an existing path.
+    pub settle: Duration,
+    /// After a path came or went.
+    pub gather: Duration,
+    /// After a path went, because many writers delete before they write.
+    pub delete_grace: Duration,
+}
+
+/// How a place drifts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Drift {
+    /// Still changing: not judged yet.
+    Settling,
+    /// Reverted in this round.
+    Reverted,
+    /// Only named, as the policy says.
+    Reported,
+    /// The gateway's answer to what was written here.
+    Rejected,
+}
+
+/// What is looked at.
+pub(super) struct Sight<'a> {
+    /// Observed to head.
+    pub edits: &'a [Edit],
+    pub observed: &'a Forest,
+    /// The generation that this node's record names; none before the first contact, and when everything is to be
+    /// brought to the head whoever changed it.
+    pub applied: Option<&'a Forest>,
+    pub touched: &'a BTreeMap<Place, Instant>,
+    pub busy: &'a BTreeMap<Place, Instant>,
+    pub policy: DriftPolicy,
+    pub quiet: Quiet,
+    pub now: Instant,
+}
+
+/// What is done.
+#[derive(Debug, Default)]
+pub(super) struct Verdict {
+    /// To be made now; not in apply order.
+    pub edits: Vec<Edit>,
+    /// What somebody else changed here.
+    pub drifted: BTreeMap<Place, Drift>,
+    /// When something that waits is due.
+    pub look_again: Option<Instant>,
+    /// Whether the folders hold the head: nothing differs but folders that are to go, or stay because they must.
+    pub matches: bool,
+}
+
+/// What is remembered between rounds. Lost with the process, which costs at most a delay.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    own: BTreeMap<Place, OwnWrite>,
+    /// Since when a folder that is to go holds no artifact.
+    bare: BTreeMap<Place, Instant>,
+}
+
+#[derive(Debug)]
+struct OwnWrite {
+    at: Instant,
+    entry: Option<Entry>,
+    again: u32,
+}
+
+impl Memory {
+    /// Notes that this node has just brought `place` to `entry`.
+    pub(super) fn wrote(&mut self, place: Place, entry: Option<Entry>, now: Instant) {
+        let again = match self.own.get(&place) {
+            Some(own) if own.entry == entry && now - own.at < ANSWER_FORGOTTEN => own.again + 1,
+            _ => 0,
+        };
+        self.own.insert(place, OwnWrite { at: now, entry, again });
+    }
+
+    /// Until when a difference at `place` is the gateway's answer; the far end of time when it is not written again.
+    fn answer_until(&self, edit: &Edit, now: Instant) -> Option<Option<Instant>> {
+        let own = self.own.get(&edit.place).filter(|own| own.entry == edit.new)?;
+        if own.again >= AGAIN_MAX {
+            return Some(None);
+        }
+        let until = own.at + ANSWER;
+        (now < until).then_some(Some(until))
+    }
+
+    fn forget(&mut self, edits: &[Edit], now: Instant) {
+        let differing: BTreeSet<&Place> = edits.iter().map(|edit| &edit.place).collect();
+        self.own.retain(|place, own| now - own.at < ANSWER_FORGOTTEN || differing.contains(place));
+        self.bare.retain(|place, _| differing.contains(place));
+    }
+
+    /// When the folder at `place`, which is to go, may go; none while something else is in it.
+    fn folder_due(&mut self, place: &Place, observed: &Forest, now: Instant) -> Option<Instant> {
+        let manifest = observed.roots.get(&place.root)?;
+        if manifest.below(&place.path).any(|(_, entry)| !entry.is_folder()) {
+            self.bare.remove(place);
+            return None;
+        }
+        Some(*self.bare.entry(place.clone()).or_insert(now) + FOLDER_GRACE)
+    }
+
+    /// Begins the wait for a folder again that could not be removed.
+    pub(super) fn kept(&mut self, place: &Place) {
+        self.bare.remove(place);
+    }
+}
+
+/// Judges every difference.
+pub(super) fn judge(sight: &Sight<'_>, memory: &mut Memory) -> Verdict {
+    memory.forget(sight.edits, sight.now);
+    let mut verdict = Verdict { matches: true, ..Verdict::default() };
+    let mut chosen = BTreeSet::new();
+    for edit in sight.edits {
+        let place = &edit.place;
+        if goes_as_folder(edit) {
+            if standard_folder(&place.path) {
+                continue;
+            }
+            match memory.folder_due(place, sight.observed, sight.now) {
+                Some(due) if due <= sight.now => drop(chosen.insert(place)),
+                Some(due) => verdict.wait_until(due),
+                None => {}
+            }
+            continue;
+        }
+        verdict.matches = false;
+        let Some(applied) = sight.applied else {
+            chosen.insert(place);
+            continue;
+        };
+        if applied.get(place) != edit.new.as_ref() {
+            chosen.insert(place);
+            continue;
+        }
+        let drift = match (memory.answer_until(edit, sight.now), quiet_from(sight, edit)) {
+            (_, None) => Drift::Settling,
+            (_, Some(from)) if from > sight.now => {
+                verdict.wait_until(from);
+                Drift::Settling
+            }
+            (Some(until), _) => {
+                if let Some(until) = until {
+                    verdict.wait_until(until);
+                }
+                Drift::Rejected
+            }
+            (None, _) if sight.policy == DriftPolicy::Report => Drift::Reported,
+            (None, _) => {
+                chosen.insert(place);
+                Drift::Reverted
+            }
+        };
+        verdict.drifted.insert(place.clone(), drift);
+    }
+    complete(&mut chosen, sight.edits);
+    verdict.edits = sight.edits.iter().filter(|edit| chosen.contains(&edit.place)).cloned().collect();
+    verdict
+}
+
+impl Verdict {
+    fn wait_until(&mut self, when: Instant) {
+        self.look_again = Some(self.look_again.map_or(when, |other| other.min(when)));
+    }
+}
+
+fn goes_as_folder(edit: &Edit) -> bool {
+    edit.new.is_none() && edit.old.as_ref().is_some_and(Entry::is_folder)
+}
+
+/// When the place is quiet enough; none while somebody has it open.
+fn quiet_from(sight: &Sight<'_>, edit: &Edit) -> Option<Instant> {
+    if sight.busy.contains_key(&edit.place) {
+        return None;
+    }
+    let Some(touched) = sight.touched.get(&edit.place) else { return Some(sight.now) };
+    let quiet = match (&edit.old, &edit.new) {
+        (Some(_), Some(_)) => sight.quiet.settle,
+        (Some(_), None) => sight.quiet.gather,
+        (None, _) => sight.quiet.gather.max(sight.quiet.delete_grace),
+    };
+    Some(*touched + quiet)
+}
+
+/// Adds what the chosen edits can't be made without: the folders above, and what is in the way below.
+fn complete<'a>(chosen: &mut BTreeSet<&'a Place>, edits: &'a [Edit]) {
+    let by_place: BTreeMap<&Place, &Edit> = edits.iter().map(|edit| (&edit.place, edit)).collect();
+    let mut todo: Vec<&Place> = chosen.iter().copied().collect();
+    while let Some(place) = todo.pop() {
+        let Some(edit) = by_place.get(place) else { continue };
+        let Some(new) = &edit.new else { continue };
+        let mut parent = place.path.parent();
+        while let Some(path) = parent {
+            parent = path.parent();
+            let folder = Place { root: place.root.clone(), path };
+            if let Some((folder, _)) = by_place.get_key_value(&folder)
+                && chosen.insert(folder)
+            {
+                todo.push(folder);
+            }
+        }
+        if edit.old.as_ref().is_some_and(Entry::is_folder) && !new.is_folder() {
+            let below = edits.iter().map(|other| &other.place);
+            chosen.extend(below.filter(|other| other.root == place.root && other.path.is_below(&place.path)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{ArtifactPath, ContentHash, Manifest, RootName};
+
+    fn place(path: &str) -> Place {
+        Place { root: RootName::new("r"), path: ArtifactPath::new(path.as_bytes()).unwrap() }
+    }
+
+    fn forest(entries: &[(&str, &str)]) -> Forest {
+        let entries = entries.iter().map(|(path, content)| {
+            let entry = match *content {
+                "/" => Entry::Folder { mode: 0o755 },
+                content => Entry::File { mode: 0o644, size: 1, hash: ContentHash::of(content.as_bytes()) },
+            };
+            (place(path).path, Some(entry))
+        });
+        let manifest = Manifest::default().with(entries).unwrap();
+        Forest { roots: BTreeMap::from([(RootName::new("r"), manifest)]) }
+    }
+
+    struct Case {
+        observed: Forest,
+        applied: Option<Forest>,
+        head: Forest,
+        touched: BTreeMap<Place, Instant>,
+        busy: BTreeMap<Place, Instant>,
+        policy: DriftPolicy,
+        memory: Memory,
+        now: Instant,
+    }
+
+    impl Case {
+        fn new(observed: &[(&str, &str)], applied: &[(&str, &str)], head: &[(&str, &str)]) -> Self {
+            Self {
+                observed: forest(observed),
+                applied: Some(forest(applied)),
+                head: forest(head),
+                touched: BTreeMap::new(),
+                busy: BTreeMap::new(),
+                policy: DriftPolicy::Revert,
+                memory: Memory::default(),
+                now: Instant::now() + Duration::from_secs(3600),
+            }
+        }
+
+        fn judge(&mut self) -> Verdict {
+            let quiet = Quiet {
+                settle: Duration::from_millis(10),
+                gather: Duration::from_secs(1),
+                delete_grace: Duration::from_secs(3),
+            };
+            let edits = self.observed.edits(&self.head);
+            let sight = Sight {
+                edits: &edits,
+                observed: &self.observed,
+                applied: self.applied.as_ref(),
+                touched: &self.touched,
+                busy: &self.busy,
+                policy: self.policy,
+                quiet,
+                now: self.now,
+            };
+            judge(&sight, &mut self.memory)
+        }
+
+        #[track_caller]
+        fn check(&mut self, edits: &[&str], drifted: &[(&str, Drift)]) -> Verdict {
+            let verdict = self.judge();
+            let found: Vec<String> = verdict.edits.iter().map(|edit| edit.place.path.to_string()).collect();
+            assert_eq!(found, edits);
+            let found: Vec<(String, Drift)> =
+                verdict.drifted.iter().map(|(place, drift)| (place.path.to_string(), *drift)).collect();
+            let expected: Vec<(String, Drift)> =
+                drifted.iter().map(|(path, drift)| ((*path).to_owned(), *drift)).collect();
+            assert_eq!(found, expected);
+            verdict
+        }
+    }
+
+    #[test]
+    fn what_the_head_changed_is_made_at_once_however_restless() {
+        let mut case =
+            Case::new(&[("a", "local"), ("b", "1")], &[("a", "1"), ("b", "1")], &[("a", "2"), ("b", "1")]);
+        case.touched.insert(place("a"), case.now);
+        assert!(!case.check(&["a"], &[]).matches);
+    }
+
+    #[test]
+    fn drift_is_reverted_once_it_is_quiet() {
+        let mut case = Case::new(&[("a", "local"), ("n", "1")], &[("a", "1")], &[("a", "1")]);
+        case.touched.insert(place("a"), case.now - Duration::from_millis(9));
+        case.touched.insert(place("n"), case.now - Duration::from_millis(999));
+        let verdict = case.check(&[], &[("a", Drift::Settling), ("n", Drift::Settling)]);
+        assert_eq!(verdict.look_again, Some(case.now + Duration::from_millis(1)));
+        case.now += Duration::from_millis(1);
+        case.check(&["a", "n"], &[("a", Drift::Reverted), ("n", Drift::Reverted)]);
+        case.busy.insert(place("a"), case.now);
+        case.check(&["n"], &[("a", Drift::Settling), ("n", Drift::Reverted)]);
+        case.policy = DriftPolicy::Report;
+        case.check(&[], &[("a", Drift::Settling), ("n", Drift::Reported)]);
+    }
+
+    #[test]
+    fn a_missing_path_may_be_on_its_way_back() {
+        let mut case = Case::new(&[], &[("a", "1")], &[("a", "1")]);
+        case.touched.insert(place("a"), case.now - Duration::from_secs(2));
+        case.check(&[], &[("a", Drift::Settling)]);
+        case.now += Duration::from_secs(1);
+        case.check(&["a"], &[("a", Drift::Reverted)]);
+    }
+
+    #[test]
+    fn the_gateways_answer_is_not_reverted_for_two_scans_and_three_times_at_most() {
+        let mut case = Case::new(&[("a", "old")], &[("a", "1")], &[("a", "1")]);
+        for again in 0..=AGAIN_MAX {
+            case.memory.wrote(place("a"), case.head.get(&place("a")).cloned(), case.now);
+            case.now += ANSWER - Duration::from_secs(1);
+            let verdict = case.check(&[], &[("a", Drift::Rejected)]);
+            if again < AGAIN_MAX {
+                assert_eq!(verdict.look_again, Some(case.now + Duration::from_secs(1)));
+                case.now += Duration::from_secs(1);
+                case.check(&["a"], &[("a", Drift::Reverted)]);
+            }
+        }
+        case.now += ANSWER_FORGOTTEN;
+        case.check(&[], &[("a", Drift::Rejected)]);
+        // A new version is another matter.
+        case.head = forest(&[("a", "2")]);
+        case.check(&["a"], &[]);
+    }
+
+    #[test]
+    fn a_folder_goes_one_scan_after_its_last_artifact() {
+        let mut case = Case::new(&[("f", "/"), ("f/x", "1"), ("api", "/")], &[], &[]);
+        assert!(!case.check(&["f/x"], &[("f/x", Drift::Reverted)]).matches);
+        case.observed = forest(&[("f", "/"), ("api", "/")]);
+        let verdict = case.check(&[], &[]);
+        assert!(verdict.matches, "folders on their way out are no drift");
+        assert_eq!(verdict.look_again, Some(case.now + FOLDER_GRACE));
+        case.now += FOLDER_GRACE;
+        case.check(&["f"], &[]);
+        case.memory.kept(&place("f"));
+        case.check(&[], &[]);
+    }
+
+    #[test]
+    fn parents_and_what_is_in_the_way_come_along() {
+        // The parent of a new file was replaced by a local file that still changes.
+        let mut case = Case::new(&[("f", "local")], &[("f", "/")], &[("f", "/"), ("f/x", "1")]);
+        case.touched.insert(place("f"), case.now);
+        case.check(&["f", "f/x"], &[("f", Drift::Settling)]);
+        // A folder, with a fresh local file in it, became a file.
+        let mut case = Case::new(&[("f", "/"), ("f/n", "local")], &[("f", "/")], &[("f", "1")]);
+        case.touched.insert(place("f/n"), case.now);
+        case.check(&["f", "f/n"], &[("f/n", Drift::Settling)]);
+    }
+
+    #[test]
+    fn at_first_contact_everything_is_made() {
+        let mut case = Case::new(&[("a", "local"), ("n", "1")], &[], &[("a", "1"), ("b", "1")]);
+        case.applied = None;
+        case.touched.insert(place("a"), case.now);
+        case.check(&["a", "b", "n"], &[]);
+    }
+}
