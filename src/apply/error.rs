@@ -2,6 +2,7 @@
 
 use std::error::Error;
 
+use crate::apply::RootProblem;
 use crate::model::{Place, RootName};
 use crate::store::StoreError;
 use crate::tree::TreeError;
@@ -18,6 +19,14 @@ pub enum ApplyError {
         /// Why.
         #[source]
         source: TreeError,
+    },
+    /// A root is not the one that this node joined with.
+    #[error("root {root} can't be used: {problem}")]
+    Unusable {
+        /// The root.
+        root: RootName,
+        /// Why.
+        problem: RootProblem,
     },
     /// One place can't be changed.
     #[error("can't change {place}")]
@@ -65,7 +74,7 @@ impl ApplyError {
             | Self::Blocked { place }
             | Self::Restless { place }
             | Self::Quarantine { place, .. } => Some(place),
-            Self::Root { .. } | Self::Store(_) => None,
+            Self::Root { .. } | Self::Unusable { .. } | Self::Store(_) => None,
         }
     }
 
@@ -73,7 +82,7 @@ impl ApplyError {
     #[must_use]
     pub fn root(&self) -> Option<&RootName> {
         match self {
-            Self::Root { root, .. } => Some(root),
+            Self::Root { root, .. } | Self::Unusable { root, .. } => Some(root),
             other => other.place().map(|place| &place.root),
         }
     }
@@ -110,6 +119,7 @@ impl ApplyError {
             (_, Some(ErrorKind::PermissionDenied)) => {
                 "let the daemon's user write there (run it as the gateway's user); it is tried again by itself"
             }
+            (Self::Unusable { problem, .. }, _) => problem.remedy(),
             (Self::Blocked { .. }, _) => "move what lies there out of the root",
             (Self::Quarantine { source, .. } | Self::Store(source), _) if source.is_no_space() => {
                 "free space on the file system of the data folder; it is tried again by itself"

@@ -3,11 +3,13 @@
 mod displaced;
 mod error;
 mod judge;
+mod mark;
 mod owner;
 mod reconcile;
 
 pub use error::ApplyError;
 pub use judge::{DriftPolicy, Quiet};
+pub use mark::{RootProblem, check_mark, is_marked};
 
 #[cfg(test)]
 mod testing;

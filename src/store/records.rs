@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{ClusterId, Digest, Epoch, Place, unix_ms};
+use crate::model::{ClusterId, Digest, Epoch, Place, RootName, unix_ms};
 use crate::store::index::{SECONDS, TREE, put_meta};
 use crate::store::{Store, StoreError};
 
@@ -91,6 +91,22 @@ impl Store {
     /// The former epoch stays then.
     pub fn set_manager_epoch(&self, epoch: Epoch) -> Result<(), StoreError> {
         self.index().set_meta("manager-epoch", &epoch)
+    }
+
+    /// What the mark in the root called `root` has to say; none before this node first touched it as a member.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn mark(&self, root: &RootName) -> Result<Option<Vec<u8>>, StoreError> {
+        self.index().meta(&format!("mark {root}"))
+    }
+
+    /// Notes what the mark in the root called `root` says.
+    ///
+    /// # Errors
+    /// The former one stays then.
+    pub fn set_mark(&self, root: &RootName, mark: &[u8]) -> Result<(), StoreError> {
+        self.index().set_meta(&format!("mark {root}"), &mark.to_vec())
     }
 
     /// Forgets the seconds of places that are long gone. Called at each start.

@@ -1,0 +1,349 @@
+//! The mark `<root>/.syncd/member`: tells the root that this node joined with from every other folder.
+//!
+//! It holds a random id that the data folder repeats. A lost mount shows as a folder without the mark, a copied or
+//! shared one as a mark of somebody else; nothing is written to, or published from, either of them.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::apply::ApplyError;
+use crate::model::{ArtifactPath, ClusterId, Member, NodeId};
+use crate::store::Store;
+use crate::tree::{Root, TreeError};
+
+const BYTES_MAX: u64 = 4096;
+
+/// Why a root can't be used, although something is there.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RootProblem {
+    /// The folder is not there, or is none.
+    #[error("{why}")]
+    Gone {
+        /// What was found instead.
+        why: String,
+    },
+    /// The folder is there and is not the one that this node joined with.
+    #[error(
+        "the folder lacks the mark that syncd left in it: a file system is not mounted, or it was replaced"
+    )]
+    Unmarked,
+    /// The file system below the root was exchanged while the daemon ran.
+    #[error("the folder lies on another file system than when the daemon started")]
+    OtherDevice,
+    /// The mark is that of another node or another cluster.
+    #[error("the folder carries the mark of {whose}: it is a copy, or shared by both")]
+    Copied {
+        /// Whose mark it is.
+        whose: String,
+    },
+}
+
+impl RootProblem {
+    /// The word for scripts.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Copied { .. } => "copied-root",
+            Self::Gone { .. } | Self::Unmarked | Self::OtherDevice => "root-missing",
+        }
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            Self::Gone { .. } => "mount or create the folder; it is taken up again by itself",
+            Self::Unmarked => "mount or bring back the folder that was there, with its .syncd folder",
+            Self::OtherDevice => "mount what was there before, or restart the daemon if the change is right",
+            Self::Copied { .. } => {
+                "give each node a folder of its own; if the nodes share one on purpose, set mode = \"shared-fs\""
+            }
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Mark {
+    cluster: String,
+    node: NodeId,
+    /// The head when it was written: for people.
+    generation: u64,
+    id: String,
+}
+
+/// Who this node is, and who else there is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Who<'a> {
+    pub cluster: ClusterId,
+    pub node: NodeId,
+    pub members: &'a BTreeMap<NodeId, Member>,
+    pub generation: u64,
+}
+
+/// What lies in a root.
+#[derive(Debug)]
+enum Found {
+    /// No `.syncd`, or a bare one.
+    Nothing,
+    /// A `.syncd` with something in it, but no mark that can be read.
+    Foreign,
+    Mark(Mark),
+}
+
+/// What follows.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    /// It is the root that this node joined with.
+    Ours,
+    /// First contact: a mark is to be written, with this id if there is one already.
+    Join {
+        id: Option<String>,
+    },
+    /// First contact, and what lies there is somebody else's.
+    JoinAside,
+    Refused(RootProblem),
+}
+
+/// Checks that `root` is the one that this node joined with; says so too when it has not joined with it yet.
+///
+/// # Errors
+/// The outer error is a failure to find out.
+pub fn check_mark(
+    store: &Store,
+    root: &Root,
+    cluster: ClusterId,
+    node: NodeId,
+) -> Result<Result<(), RootProblem>, ApplyError> {
+    let who = Who { cluster, node, members: &BTreeMap::new(), generation: 0 };
+    Ok(match decide(stored(store, root)?.as_ref(), &look(root)?, who) {
+        Verdict::Ours => Ok(()),
+        Verdict::Refused(problem) => Err(problem),
+        Verdict::Join { .. } | Verdict::JoinAside => Err(RootProblem::Unmarked),
+    })
+}
+
+/// Whether somebody's mark lies in `root`: a node without a log that sees one has lost its data folder.
+///
+/// # Errors
+/// When it can't be read.
+pub fn is_marked(root: &Root) -> Result<bool, ApplyError> {
+    Ok(matches!(look(root)?, Found::Mark(_)))
+}
+
+/// What may be done with a root.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Admission {
+    /// It is the one that this node joined with.
+    Joined,
+    /// It may be joined with by [`join`].
+    Free,
+    Refused(RootProblem),
+}
+
+/// Whether this node may use `root`.
+pub(super) fn admit(store: &Store, root: &Root, who: Who<'_>) -> Result<Admission, ApplyError> {
+    Ok(match decide(stored(store, root)?.as_ref(), &look(root)?, who) {
+        Verdict::Ours => Admission::Joined,
+        Verdict::Join { .. } | Verdict::JoinAside => Admission::Free,
+        Verdict::Refused(problem) => Admission::Refused(problem),
+    })
+}
+
+/// Joins with `root`: writes the mark, and moves a foreign workshop aside first. Nothing to do if that happened before.
+pub(super) fn join(store: &Store, root: &Arc<Root>, who: Who<'_>) -> Result<(), ApplyError> {
+    let error = |source| ApplyError::Root { root: root.name().clone(), source };
+    let id = match decide(stored(store, root)?.as_ref(), &look(root)?, who) {
+        Verdict::Ours => return Ok(()),
+        Verdict::Refused(problem) => {
+            return Err(ApplyError::Unusable { root: root.name().clone(), problem });
+        }
+        Verdict::Join { id } => id,
+        Verdict::JoinAside => {
+            if let Some(name) = root.set_workshop_aside().map_err(error)? {
+                tracing::warn!(root = %root.name(), name, "a foreign .syncd was moved aside");
+            }
+            None
+        }
+    };
+    let id = match id {
+        Some(id) => id,
+        None => random_id().map_err(|source| {
+            error(TreeError::Io { operation: "draw the id of", path: root.name().to_string(), source })
+        })?,
+    };
+    let mark = Mark { cluster: who.cluster.to_string(), node: who.node, generation: who.generation, id };
+    let bytes = serde_json::to_vec_pretty(&mark).expect("plain fields");
+    // The root first: should the process end in between, the mark there is known by its cluster and node.
+    root.workshop().and_then(|workshop| workshop.write_mark(&bytes)).map_err(error)?;
+    store.set_mark(root.name(), &bytes)?;
+    tracing::info!(root = %root.name(), path = %root.path().display(), "joined with the root");
+    Ok(())
+}
+
+fn decide(stored: Option<&Mark>, found: &Found, who: Who<'_>) -> Verdict {
+    let is_mine = |mark: &Mark| mark.cluster == who.cluster.to_string() && mark.node == who.node;
+    let copied = |mark: &Mark| {
+        let whose = match who.members.get(&mark.node) {
+            Some(member) if mark.cluster == who.cluster.to_string() => format!("node {}", member.name),
+            _ if mark.cluster == who.cluster.to_string() => format!("node number {}", mark.node),
+            _ => format!("cluster {}", mark.cluster),
+        };
+        Verdict::Refused(RootProblem::Copied { whose })
+    };
+    match (stored.filter(|mark| is_mine(mark)), found) {
+        (Some(_), Found::Nothing | Found::Foreign) => Verdict::Refused(RootProblem::Unmarked),
+        (Some(stored), Found::Mark(mark)) if is_mine(mark) && mark.id == stored.id => Verdict::Ours,
+        (Some(_), Found::Mark(mark)) => copied(mark),
+        (None, Found::Nothing) => Verdict::Join { id: None },
+        (None, Found::Foreign) => Verdict::JoinAside,
+        // Ours: joined in another cluster before, or the data folder did not note it yet.
+        (None, Found::Mark(mark)) if is_mine(mark) || stored.is_some_and(|stored| stored.id == mark.id) => {
+            Verdict::Join { id: Some(mark.id.clone()) }
+        }
+        // A member that is not this node speaks for a copy; one that was removed was this host before it lost its disk.
+        (None, Found::Mark(mark))
+            if mark.cluster == who.cluster.to_string() && who.members.contains_key(&mark.node) =>
+        {
+            copied(mark)
+        }
+        (None, Found::Mark(_)) => Verdict::JoinAside,
+    }
+}
+
+fn stored(store: &Store, root: &Root) -> Result<Option<Mark>, ApplyError> {
+    Ok(store.mark(root.name())?.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+}
+
+/// Looks without making anything.
+fn look(root: &Root) -> Result<Found, ApplyError> {
+    let error = |source| ApplyError::Root { root: root.name().clone(), source };
+    let path = |text: &str| ArtifactPath::new(text.as_bytes()).expect("a plain path");
+    if root.stat(&path(".syncd")).map_err(error)?.is_none() {
+        return Ok(Found::Nothing);
+    }
+    match root.open_file(&path(".syncd/member")) {
+        Ok(file) => {
+            let mut bytes = Vec::new();
+            file.take(BYTES_MAX).read_to_end(&mut bytes).map_err(|source| {
+                error(TreeError::Io { operation: "read", path: ".syncd/member".to_owned(), source })
+            })?;
+            return Ok(serde_json::from_slice(&bytes).map_or(Found::Foreign, Found::Mark));
+        }
+        Err(source) if source.is_absent() || matches!(source, TreeError::NotAFile { .. }) => {}
+        Err(source) => return Err(error(source)),
+    }
+    let names = |folder: &str| match root.list(Some(&path(folder))) {
+        Ok(names) => Ok(names),
+        // Not even a folder.
+        Err(source) if source.is_absent() => Ok(vec![b"?".to_vec()]),
+        Err(source) => Err(error(source)),
+    };
+    for name in names(".syncd")? {
+        let bare = match name.as_slice() {
+            b"stage" => names(".syncd/stage")?.is_empty(),
+            b"aside" => names(".syncd/aside")?.is_empty(),
+            _ => false,
+        };
+        if !bare {
+            return Ok(Found::Foreign);
+        }
+    }
+    Ok(Found::Nothing)
+}
+
+fn random_id() -> std::io::Result<String> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(|error| std::io::Error::other(error.to_string()))?;
+    Ok(ClusterId(bytes).to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::apply::testing::{CLUSTER, Fixture};
+    use crate::model::Role;
+
+    fn members() -> BTreeMap<NodeId, Member> {
+        let member = |name: &str| Member {
+            name: name.to_owned(),
+            address: String::new(),
+            role: Role::Worker,
+            incarnation: [0; 16],
+        };
+        BTreeMap::from([(1, member("gw1")), (2, member("gw2"))])
+    }
+
+    fn mark(cluster: u8, node: NodeId, id: &str) -> Mark {
+        Mark { cluster: ClusterId([cluster; 16]).to_string(), node, generation: 0, id: id.to_owned() }
+    }
+
+    #[test]
+    fn decisions() {
+        let members = members();
+        let who = Who { cluster: CLUSTER, node: 1, members: &members, generation: 0 };
+        let unmarked = Verdict::Refused(RootProblem::Unmarked);
+        let copied = |whose: &str| Verdict::Refused(RootProblem::Copied { whose: whose.to_owned() });
+        let join = |id: Option<&str>| Verdict::Join { id: id.map(str::to_owned) };
+        let other_cluster = format!("cluster {}", ClusterId([9; 16]));
+        for (stored, found, expected) in [
+            (None, Found::Nothing, join(None)),
+            (None, Found::Foreign, Verdict::JoinAside),
+            (None, Found::Mark(mark(9, 1, "x")), Verdict::JoinAside),
+            (None, Found::Mark(mark(7, 1, "x")), join(Some("x"))),
+            (None, Found::Mark(mark(7, 2, "x")), copied("node gw2")),
+            (None, Found::Mark(mark(7, 3, "x")), Verdict::JoinAside),
+            (Some(mark(9, 5, "x")), Found::Mark(mark(9, 5, "x")), join(Some("x"))),
+            (Some(mark(7, 1, "x")), Found::Mark(mark(7, 1, "x")), Verdict::Ours),
+            (Some(mark(7, 1, "x")), Found::Mark(mark(7, 1, "y")), copied("node gw1")),
+            (Some(mark(7, 1, "x")), Found::Mark(mark(7, 2, "x")), copied("node gw2")),
+            (Some(mark(7, 1, "x")), Found::Mark(mark(9, 1, "x")), copied(&other_cluster)),
+            (Some(mark(7, 1, "x")), Found::Nothing, unmarked),
+        ] {
+            assert_eq!(decide(stored.as_ref(), &found, who), expected, "{stored:?} {found:?}");
+        }
+    }
+
+    #[test]
+    fn joining_and_losing_a_root() {
+        let fixture = Fixture::new();
+        let members = members();
+        let who = Who { cluster: CLUSTER, node: 1, members: &members, generation: 3 };
+        let admit = |who| admit(&fixture.store, &fixture.root, who).unwrap();
+        assert_eq!(admit(who), Admission::Free);
+        assert!(!fixture.path(".syncd").exists(), "looking makes nothing");
+        join(&fixture.store, &fixture.root, who).unwrap();
+        assert_eq!(admit(who), Admission::Joined);
+        assert_eq!(check_mark(&fixture.store, &fixture.root, CLUSTER, 1).unwrap(), Ok(()));
+        assert!(is_marked(&fixture.root).unwrap());
+        let copied = Admission::Refused(RootProblem::Copied { whose: "node gw1".to_owned() });
+        let stranger = Fixture::new();
+        fs::create_dir(stranger.path(".syncd")).unwrap();
+        fs::copy(fixture.path(".syncd/member"), stranger.path(".syncd/member")).unwrap();
+        let second = Who { node: 2, ..who };
+        assert_eq!(super::admit(&stranger.store, &stranger.root, second).unwrap(), copied);
+        fs::remove_file(fixture.path(".syncd/member")).unwrap();
+        assert_eq!(admit(who), Admission::Refused(RootProblem::Unmarked));
+        assert!(join(&fixture.store, &fixture.root, who).is_err());
+    }
+
+    #[test]
+    fn a_foreign_workshop_is_moved_aside_whole() {
+        for (path, text) in
+            [(".syncd/member", "not a mark"), (".syncd/stage/x", "content"), (".syncd", "a file")]
+        {
+            let fixture = Fixture::new();
+            fixture.write(path, text);
+            let who = Who { cluster: CLUSTER, node: 1, members: &BTreeMap::new(), generation: 0 };
+            join(&fixture.store, &fixture.root, who).unwrap();
+            assert_eq!(admit(&fixture.store, &fixture.root, who).unwrap(), Admission::Joined);
+            let moved = path.replace(".syncd", ".syncd.foreign-1");
+            assert_eq!(fixture.read(&moved), text);
+            assert_eq!(fixture.observed().files(), 0, "no scan sees it");
+        }
+    }
+}
