@@ -1,0 +1,91 @@
+//! Receives the body of a parcel into the store and pins its generation; the same for what is staged here and for
+//! what is fetched from a peer.
+
+use std::io;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
+use tokio::sync::mpsc;
+use tonic::Status;
+
+use crate::delta::{ChunkReader, Decoder, ParcelError};
+use crate::store::{Pinned, Store, StoreError};
+use crate::wire::Header;
+use crate::wire::proto::{Parcel, parcel::Part};
+
+/// Longest silence between two messages of a parcel.
+const SILENCE: Duration = Duration::from_secs(10);
+/// Data messages that wait to be decoded.
+const WAITING: usize = 4;
+
+/// A parcel that was not taken in.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum IntakeError {
+    /// The stream broke the protocol or its compression.
+    #[error("the parcel was not understood")]
+    Parcel(#[from] ParcelError),
+    /// What came is not what the header says, or does not fit to what is here.
+    #[error("the parcel was not stored")]
+    Store(#[from] StoreError),
+    /// The receiving thread ended in a way that should be impossible.
+    #[error("receiving the parcel failed")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+/// Takes the data messages that follow `header`.
+///
+/// # Cancel safety
+/// Dropping the future ends the stream: nothing is pinned then.
+pub(super) async fn receive(
+    store: &Store,
+    header: Header,
+    mut parcels: impl Stream<Item = Result<Parcel, Status>> + Unpin,
+) -> Result<Pinned, IntakeError> {
+    let (sender, mut pieces) = mpsc::channel::<io::Result<Bytes>>(WAITING);
+    let decoding = tokio::task::spawn_blocking({
+        let store = store.clone();
+        move || {
+            let input = ChunkReader::new(|| pieces.blocking_recv().transpose());
+            decode(&store, header, input)
+        }
+    });
+    loop {
+        let piece = match tokio::time::timeout(SILENCE, parcels.next()).await {
+            Ok(None) => break,
+            Ok(Some(Ok(Parcel { part: Some(Part::Data(piece)) }))) => Ok(piece),
+            Ok(Some(Ok(_))) => Err(io::Error::new(io::ErrorKind::InvalidData, "a second header came")),
+            Ok(Some(Err(status))) => Err(io::Error::other(status)),
+            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "the sender fell silent")),
+        };
+        let last = piece.is_err();
+        // An error means that decoding ended: its own result says why.
+        if sender.send(piece).await.is_err() || last {
+            break;
+        }
+    }
+    drop(sender);
+    decoding.await?
+}
+
+fn decode(store: &Store, header: Header, input: impl io::Read) -> Result<Pinned, IntakeError> {
+    let (mut decoder, changes) = Decoder::open(input, &header)?;
+    let mut batch = store.batch();
+    while let Some((hash, size)) = decoder.next_content()? {
+        batch.put(&hash, size, &mut decoder)?;
+    }
+    decoder.finish()?;
+    Ok(batch.pin(&header.proposal(changes))?)
+}
+
+/// An error and what caused it, in one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

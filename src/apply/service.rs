@@ -1,0 +1,263 @@
+//! What peers ask of this node's store: to take a generation in, and to give one out.
+//!
+//! A stage that succeeded is a pin; it changes no artifact. Everything a peer controls is bounded: how many calls run,
+//! how long each may be silent, what a message may hold (`wire`, `delta`), and who may ask: only the manager stages,
+//! and not in an epoch that is over.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::{Stream, StreamExt};
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+
+use crate::apply::intake::{IntakeError, chain, receive};
+use crate::apply::stages::Stages;
+use crate::delta::{ChunkWriter, ParcelError, encode, header};
+use crate::model::{Coordinator, Digest, Entry, Epoch, NodeId, Proposal};
+use crate::store::{Store, StoreError};
+use crate::wire::Header;
+use crate::wire::proto::{FetchRequest, Parcel, ParcelHeader, StageReply, parcel::Part};
+
+/// Stages at once: one manager, and one that does not know yet that it is none, each with a retry.
+const STAGES_MAX: usize = 4;
+/// Fetches served at once.
+const FETCHES_MAX: usize = 4;
+/// How long a call waits for its turn.
+const TURN: Duration = Duration::from_secs(10);
+/// How long a receiver may take for one data message.
+const SLOW: Duration = Duration::from_secs(20);
+/// Data messages that wait to be sent.
+const WAITING: usize = 4;
+
+type Turns = HashMap<(Epoch, u64), Arc<tokio::sync::Mutex<()>>>;
+
+/// Answers `Stage` and `Fetch`. Cheap to clone.
+#[derive(Clone)]
+pub struct Stager {
+    store: Store,
+    coordinator: Arc<dyn Coordinator>,
+    pub(super) stages: Stages,
+    staging: Arc<Semaphore>,
+    fetching: Arc<Semaphore>,
+    /// One stage at a time per generation of an epoch: a repeated one finds the pin of the first.
+    turns: Arc<Mutex<Turns>>,
+}
+
+impl Stager {
+    pub(super) fn new(store: Store, coordinator: Arc<dyn Coordinator>) -> Self {
+        Self {
+            store,
+            coordinator,
+            stages: Stages::new(),
+            staging: Arc::new(Semaphore::new(STAGES_MAX)),
+            fetching: Arc::new(Semaphore::new(FETCHES_MAX)),
+            turns: Arc::default(),
+        }
+    }
+
+    /// Takes a generation in from `caller` and answers once all of it is durable here, or why it is not.
+    ///
+    /// # Errors
+    /// When the parcel breaks the protocol or the store failed. Nothing is pinned then.
+    pub async fn stage(
+        &self,
+        caller: NodeId,
+        mut parcels: impl Stream<Item = Result<Parcel, Status>> + Unpin,
+    ) -> Result<StageReply, Status> {
+        let first = tokio::time::timeout(TURN, parcels.next())
+            .await
+            .map_err(|_| Status::deadline_exceeded("no header came"))?;
+        let Some(Parcel { part: Some(Part::Header(first)) }) = first.transpose()? else {
+            return Err(Status::invalid_argument("a parcel begins with a header"));
+        };
+        let header = Header::try_from(first).map_err(|error| Status::invalid_argument(chain(&error)))?;
+        if let Some(reason) = self.refusal(caller, &header) {
+            return Ok(self.refused(&reason));
+        }
+        let generation = header.generation.clone();
+        let _running = self.stages.begin(generation.number);
+        let _permit = tokio::time::timeout(TURN, self.staging.acquire())
+            .await
+            .map_err(|_| Status::resource_exhausted("too many stages at once"))?
+            .map_err(|_| Status::unavailable("the daemon stops"))?;
+        let turn = self.turn(generation.epoch, generation.number);
+        let _turn = turn.lock().await;
+        let (epoch, number, digest) = (generation.epoch, generation.number, generation.digest);
+        if self.store.is_pinned(epoch, number, &digest) || self.is_head(number, &digest) {
+            return Ok(pinned());
+        }
+        if let Some(reason) = self.unusable_base(&header) {
+            return Ok(self.refused(&reason));
+        }
+        match receive(&self.store, header, parcels).await {
+            Ok(_) => {
+                tracing::debug!(epoch, generation = number, "pinned");
+                Ok(pinned())
+            }
+            Err(IntakeError::Store(
+                error @ (StoreError::UnknownBase { .. }
+                | StoreError::Missing { .. }
+                | StoreError::NoSpace { .. }),
+            )) => Ok(self.refused(&chain(&error))),
+            Err(error @ IntakeError::Parcel(_)) => Err(Status::invalid_argument(chain(&error))),
+            Err(IntakeError::Store(
+                error @ (StoreError::WrongDigest { .. }
+                | StoreError::NoTree { .. }
+                | StoreError::UnknownRoot { .. }
+                | StoreError::Mismatch { .. }),
+            )) => Err(Status::invalid_argument(chain(&error))),
+            Err(error) => Err(Status::internal(chain(&error))),
+        }
+    }
+
+    /// Gives out what leads from what the caller has to the generation that it wants.
+    ///
+    /// # Errors
+    /// `NOT_FOUND` when the generation is not here.
+    pub async fn fetch(
+        &self,
+        request: FetchRequest,
+    ) -> Result<impl Stream<Item = Result<Parcel, Status>> + Send + use<>, Status> {
+        let bad = |what: &str| Status::invalid_argument(format!("{what} is no digest"));
+        let want_digest = Digest::from_slice(&request.want_digest).ok_or_else(|| bad("the wanted digest"))?;
+        let (have, have_digest) = match request.have {
+            0 => (0, Digest([0; 32])),
+            have => (have, Digest::from_slice(&request.have_digest).ok_or_else(|| bad("the own digest"))?),
+        };
+        let permit = tokio::time::timeout(TURN, Arc::clone(&self.fetching).acquire_owned())
+            .await
+            .map_err(|_| Status::resource_exhausted("too many fetches at once"))?
+            .map_err(|_| Status::unavailable("the daemon stops"))?;
+        let store = self.store.clone();
+        let found = tokio::task::spawn_blocking(move || {
+            let Some(proposal) = store.changes_between(have, &have_digest, request.want, &want_digest)?
+            else {
+                return Ok(None);
+            };
+            let inlined = lacked(&store, &proposal)?;
+            Ok::<_, StoreError>(Some((proposal, inlined)))
+        });
+        let (proposal, inlined) = found
+            .await
+            .map_err(|error| Status::internal(error.to_string()))?
+            .map_err(|error| Status::internal(chain(&error)))?
+            .ok_or_else(|| Status::not_found(format!("generation {} is not here", request.want)))?;
+        let (sender, receiver) = mpsc::channel(WAITING);
+        let store = self.store.clone();
+        let runtime = Handle::current();
+        tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            let give = |part| send(&runtime, &sender, Ok(Parcel { part: Some(part) }));
+            let base_digest = (proposal.base > 0).then_some(have_digest);
+            let first = ParcelHeader::from(&header(&proposal, base_digest, &inlined));
+            let outcome = give(Part::Header(first)).map_err(GiveError::from).and_then(|()| {
+                let mut body = ChunkWriter::new(|piece| give(Part::Data(piece)));
+                let open = |hash: &_| Ok(store.open_blob(hash)?);
+                encode::<_, GiveError>(&proposal, &inlined, open, &mut body)?;
+                Ok(body.finish()?)
+            });
+            if let Err(error) = outcome {
+                tracing::warn!(
+                    error = chain(&error),
+                    generation = proposal.generation.number,
+                    "a fetch ended early"
+                );
+                let status = Status::unavailable(chain(&error));
+                // Who does not listen any more needs no reason.
+                let _ = send(&runtime, &sender, Err(status));
+            }
+        });
+        Ok(ReceiverStream::new(receiver))
+    }
+
+    /// Why nothing of this caller is taken in.
+    fn refusal(&self, caller: NodeId, header: &Header) -> Option<String> {
+        let state = self.coordinator.state();
+        let state = state.borrow();
+        let Some(state) = &*state else { return Some("this node belongs to no cluster yet".to_owned()) };
+        let (theirs, ours) = (header.generation.epoch, state.epoch());
+        if theirs < ours {
+            return Some(format!("epoch {theirs} is over, the current one is {ours}"));
+        }
+        // In a later epoch that this node has not heard of yet, the caller may well be the manager.
+        let manager = state.appointment.as_ref().map(|appointment| appointment.manager);
+        if theirs == ours && manager != Some(caller) {
+            return Some(format!("node {caller} is not the manager of epoch {ours}"));
+        }
+        None
+    }
+
+    fn unusable_base(&self, header: &Header) -> Option<String> {
+        let head = self.store.head();
+        let number = header.generation.number;
+        if head.as_ref().is_some_and(|head| head.generation.number >= number) {
+            return Some(format!("generation {number} is not newer than what is here"));
+        }
+        let Some(digest) = header.base_digest else { return None };
+        let is_base = |number, other: &Digest| number == header.base && *other == digest;
+        let known = head.is_some_and(|head| is_base(head.generation.number, &head.generation.digest))
+            || self.store.pins().iter().any(|pin| is_base(pin.number, &pin.digest));
+        (!known).then(|| format!("generation {} is not here", header.base))
+    }
+
+    fn is_head(&self, number: u64, digest: &Digest) -> bool {
+        self.store
+            .head()
+            .is_some_and(|head| head.generation.number == number && head.generation.digest == *digest)
+    }
+
+    fn refused(&self, reason: &str) -> StageReply {
+        let newest = self.store.head().map_or(0, |head| head.generation.number);
+        StageReply { pinned: false, refused: reason.to_owned(), newest }
+    }
+
+    fn turn(&self, epoch: Epoch, number: u64) -> Arc<tokio::sync::Mutex<()>> {
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+        Arc::clone(turns.entry((epoch, number)).or_default())
+    }
+}
+
+fn pinned() -> StageReply {
+    StageReply { pinned: true, refused: String::new(), newest: 0 }
+}
+
+/// The contents that a node with the proposal's base has not.
+fn lacked(store: &Store, proposal: &Proposal) -> Result<BTreeSet<crate::model::ContentHash>, StoreError> {
+    let mut lacked: BTreeSet<_> =
+        proposal.changes.iter().filter_map(|change| change.entry.as_ref()?.content()).collect();
+    if proposal.base > 0
+        && let Some(base) = store.forest_of(proposal.base)?
+    {
+        for hash in base.iter().filter_map(|(_, entry)| Entry::content(entry)) {
+            lacked.remove(&hash);
+        }
+    }
+    Ok(lacked)
+}
+
+/// Why a fetch was not served to its end.
+#[derive(Debug, thiserror::Error)]
+enum GiveError {
+    #[error("the parcel could not be made")]
+    Parcel(#[from] ParcelError),
+    #[error("the store failed")]
+    Store(#[from] StoreError),
+    #[error("the receiver is gone or too slow")]
+    Stream(#[from] std::io::Error),
+}
+
+/// Sends from a blocking thread, with a limit to the receiver's patience.
+fn send(
+    runtime: &Handle,
+    sender: &mpsc::Sender<Result<Parcel, Status>>,
+    item: Result<Parcel, Status>,
+) -> std::io::Result<()> {
+    runtime
+        .block_on(sender.send_timeout(item, SLOW))
+        .map_err(|_| std::io::Error::new(std::io::ErrorKind::TimedOut, "the receiver does not read"))
+}

@@ -1,0 +1,110 @@
+//! Which generations are being received right now, so that what is on its way is not fetched a second time.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// How long a stage that was begun may take before the generation is fetched as well.
+const BEGUN: Duration = Duration::from_secs(2);
+/// How long one that was not begun is waited for: the manager stages on all nodes at the same time.
+const EXPECTED: Duration = Duration::from_millis(100);
+
+/// The stages under way. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Stages(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    running: Mutex<BTreeMap<u64, usize>>,
+    /// Counts ends.
+    ended: watch::Sender<u64>,
+}
+
+/// One stage; ends when it is dropped.
+#[derive(Debug)]
+pub(super) struct Running {
+    stages: Stages,
+    number: u64,
+}
+
+impl Stages {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Inner { running: Mutex::default(), ended: watch::Sender::new(0) }))
+    }
+
+    /// Generation `number` begins to come in.
+    pub(super) fn begin(&self, number: u64) -> Running {
+        *self.running().entry(number).or_default() += 1;
+        Running { stages: self.clone(), number }
+    }
+
+    /// Waits until `pinned` says so, as long as it is worth while.
+    pub(super) async fn wait_for(&self, number: u64, pinned: impl Fn() -> bool) -> bool {
+        let since = Instant::now();
+        let mut ended = self.0.ended.subscribe();
+        loop {
+            if pinned() {
+                return true;
+            }
+            let limit = if self.running().contains_key(&number) { BEGUN } else { EXPECTED };
+            // The sender lives as long as `self`: a change or the limit ends the wait.
+            if tokio::time::timeout_at(since + limit, ended.changed()).await.is_err()
+                && since.elapsed() >= limit
+                && (limit == BEGUN || !self.running().contains_key(&number))
+            {
+                return pinned();
+            }
+        }
+    }
+
+    fn running(&self) -> MutexGuard<'_, BTreeMap<u64, usize>> {
+        self.0.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let mut running = self.stages.running();
+        if let Some(count) = running.get_mut(&self.number) {
+            *count -= 1;
+            if *count == 0 {
+                running.remove(&self.number);
+            }
+        }
+        drop(running);
+        self.stages.0.ended.send_modify(|count| *count += 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn waits_as_long_as_it_is_worth_while() {
+        let stages = Stages::new();
+        let began = Instant::now();
+        assert!(!stages.wait_for(1, || false).await);
+        assert_eq!(began.elapsed(), EXPECTED);
+        let _other = stages.begin(7);
+        let running = stages.begin(1);
+        let began = Instant::now();
+        assert!(!stages.wait_for(1, || false).await);
+        assert_eq!(began.elapsed(), BEGUN);
+        let pinned = Arc::new(AtomicBool::new(false));
+        let waiting = tokio::spawn({
+            let (stages, pinned) = (stages.clone(), Arc::clone(&pinned));
+            async move { stages.wait_for(1, || pinned.load(Ordering::Relaxed)).await }
+        });
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        pinned.store(true, Ordering::Relaxed);
+        drop(running);
+        assert!(waiting.await.unwrap());
+        assert!(stages.wait_for(1, || true).await);
+    }
+}

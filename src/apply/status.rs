@@ -1,0 +1,100 @@
+//! What this room says of itself.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::model::{Digest, NodeState, Problem, RootName, Severity};
+
+use crate::apply::{ApplyError, RootProblem};
+
+/// How far this node is. Problems name no node: whoever reports them does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApplyStatus {
+    /// The generation of this cluster that the files were last brought to as a whole.
+    pub applied: Option<(u64, Digest)>,
+    /// Whether every path matches the head; true for the manager, whose folder is the source.
+    pub matches_head: bool,
+    /// What the node is doing.
+    pub state: NodeState,
+    /// Files that somebody changed here.
+    pub drifted: u64,
+    /// Items in the quarantine.
+    pub quarantined: u64,
+    /// The newest generation whose content is whole in the store.
+    pub holds: Option<u64>,
+    /// Whether an apply was begun and not finished.
+    pub journal_open: bool,
+    /// Why the last apply failed; none once one succeeded.
+    pub failed: Option<String>,
+    /// Roots that can't be used.
+    pub roots: BTreeMap<RootName, RootProblem>,
+    /// Everything that is not as it should be.
+    pub problems: Vec<Problem>,
+}
+
+impl Default for ApplyStatus {
+    fn default() -> Self {
+        Self {
+            applied: None,
+            matches_head: false,
+            state: NodeState::Behind,
+            drifted: 0,
+            quarantined: 0,
+            holds: None,
+            journal_open: false,
+            failed: None,
+            roots: BTreeMap::new(),
+            problems: Vec::new(),
+        }
+    }
+}
+
+/// Takes what is measured here.
+pub trait Observer: Send + Sync + 'static {
+    /// Files were brought to a generation, from the first staged byte to the record.
+    fn applied(&self, took: Duration);
+    /// A generation is on this node that long after its author made it, by the clocks of both.
+    fn propagated(&self, took: Duration);
+    /// So many places of a root were found to be changed by somebody else.
+    fn drifted(&self, root: &RootName, places: u64);
+}
+
+/// Measures nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct Unobserved;
+
+impl Observer for Unobserved {
+    fn applied(&self, _: Duration) {}
+    fn propagated(&self, _: Duration) {}
+    fn drifted(&self, _: &RootName, _: u64) {}
+}
+
+pub(super) fn problem(severity: Severity, code: &str, message: String, remedy: &str) -> Problem {
+    Problem {
+        severity,
+        code: code.to_owned(),
+        node: None,
+        root: None,
+        path: None,
+        message,
+        remedy: remedy.to_owned(),
+    }
+}
+
+pub(super) fn about(mut problem: Problem, root: &RootName, path: Option<String>) -> Problem {
+    problem.root = Some(root.to_string());
+    problem.path = path;
+    problem
+}
+
+pub(super) fn of_root(root: &RootName, what: &RootProblem) -> Problem {
+    about(problem(Severity::Critical, what.code(), what.to_string(), what.remedy()), root, None)
+}
+
+pub(super) fn of_failure(error: &ApplyError) -> Problem {
+    let found = problem(Severity::Critical, "apply-failed", error.chain(), &error.remedy());
+    match error.root() {
+        Some(root) => about(found, root, error.place().map(|place| place.path.to_string())),
+        None => found,
+    }
+}
