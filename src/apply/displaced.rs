@@ -87,7 +87,7 @@ impl Displaced {
     }
 
     fn error(&self, source: TreeError) -> ApplyError {
-        ApplyError::Place { place: self.place.clone(), source }
+        ApplyError::at(&self.place)(source)
     }
 }
 
@@ -112,7 +112,7 @@ pub(super) fn drop_displaced(store: &Store, displaced: Vec<Displaced>) -> (Vec<D
 }
 
 fn drop_one(store: &Store, item: &mut Displaced) -> Result<bool, ApplyError> {
-    let error = |source| ApplyError::Root { root: item.root.name().clone(), source };
+    let error = ApplyError::within(item.root.name());
     let workshop = item.root.workshop().map_err(error)?;
     let copied = item.look(store, &workshop)?;
     workshop.remove(&item.name).map_err(|source| item.error(source))?;
@@ -122,7 +122,7 @@ fn drop_one(store: &Store, item: &mut Displaced) -> Result<bool, ApplyError> {
 /// Looks at what a crash left under `.syncd`: known content and unfinished copies of it are removed, anything else goes
 /// to quarantine first. Says how many copies were made.
 pub(super) fn clear_leftovers(store: &Store, root: &Arc<Root>) -> Result<u64, ApplyError> {
-    let error = |source| ApplyError::Root { root: root.name().clone(), source };
+    let error = ApplyError::within(root.name());
     let workshop = root.workshop().map_err(error)?;
     let mut copied = 0;
     for name in workshop.list().map_err(error)? {

@@ -18,7 +18,7 @@ pub enum ApplyError {
         root: RootName,
         /// Why.
         #[source]
-        source: TreeError,
+        source: Box<TreeError>,
     },
     /// A root is not the one that this node joined with.
     #[error("root {root} can't be used: {problem}")]
@@ -35,7 +35,7 @@ pub enum ApplyError {
         place: Place,
         /// Why.
         #[source]
-        source: TreeError,
+        source: Box<TreeError>,
     },
     /// Something that syncd neither carries nor deletes is where a file or folder is to be.
     #[error(
@@ -66,6 +66,16 @@ pub enum ApplyError {
 }
 
 impl ApplyError {
+    /// Turns what went wrong at `place` into an error.
+    pub(super) fn at(place: &Place) -> impl Fn(TreeError) -> Self + Copy {
+        move |source| Self::Place { place: place.clone(), source: Box::new(source) }
+    }
+
+    /// Turns what went wrong in `root` into an error.
+    pub(super) fn within(root: &RootName) -> impl Fn(TreeError) -> Self + Copy {
+        move |source| Self::Root { root: root.clone(), source: Box::new(source) }
+    }
+
     /// The place it is about.
     #[must_use]
     pub fn place(&self) -> Option<&Place> {
@@ -105,8 +115,10 @@ impl ApplyError {
     pub fn remedy(&self) -> String {
         use std::io::ErrorKind;
         let kind = match self {
-            Self::Root { source: TreeError::Io { source, .. }, .. }
-            | Self::Place { source: TreeError::Io { source, .. }, .. } => Some(source.kind()),
+            Self::Root { source, .. } | Self::Place { source, .. } => match &**source {
+                TreeError::Io { source, .. } => Some(source.kind()),
+                _ => None,
+            },
             _ => None,
         };
         let remedy = match (self, kind) {

@@ -154,7 +154,7 @@ pub(super) fn admit(store: &Store, root: &Root, who: Who<'_>) -> Result<Admissio
 
 /// Joins with `root`: writes the mark, and moves a foreign workshop aside first. Nothing to do if that happened before.
 pub(super) fn join(store: &Store, root: &Arc<Root>, who: Who<'_>) -> Result<(), ApplyError> {
-    let error = |source| ApplyError::Root { root: root.name().clone(), source };
+    let error = ApplyError::within(root.name());
     let id = match decide(stored(store, root)?.as_ref(), &look(root)?, who) {
         Verdict::Ours => return Ok(()),
         Verdict::Refused(problem) => {
@@ -219,7 +219,7 @@ fn stored(store: &Store, root: &Root) -> Result<Option<Mark>, ApplyError> {
 
 /// Looks without making anything.
 fn look(root: &Root) -> Result<Found, ApplyError> {
-    let error = |source| ApplyError::Root { root: root.name().clone(), source };
+    let error = ApplyError::within(root.name());
     let path = |text: &str| ArtifactPath::new(text.as_bytes()).expect("a plain path");
     if root.stat(&path(".syncd")).map_err(error)?.is_none() {
         return Ok(Found::Nothing);

@@ -1,7 +1,17 @@
-//! Brings this node to the head.
+//! Brings this node to the head, and tells how far it is.
+//!
+//! Owns what happens between a committed generation and the files of this node: taking generations in and giving them
+//! out (`service`, `supply`, `intake`), adopting what the log commits (`task`), judging differences (`judge`), moving
+//! files all or nothing (`reconcile`), what came out of a root (`displaced`), which folder is the right one (`mark`),
+//! and the takeover by a new manager (`files`). Invariants: files move only to generations of this node's own applied
+//! log, never back; what a person or a gateway wrote is in quarantine before it is dropped; files that match are not
+//! touched; nothing is written to a root that does not carry this node's mark.
+//!
+//! Leaves to others what the head is, who is manager, and what is published.
 
 mod displaced;
 mod error;
+mod files;
 mod intake;
 mod judge;
 mod mark;
@@ -11,6 +21,7 @@ mod service;
 mod stages;
 mod status;
 mod supply;
+mod task;
 
 pub use error::ApplyError;
 pub use judge::{DriftPolicy, Quiet};
@@ -18,6 +29,7 @@ pub use mark::{RootProblem, check_mark, is_marked};
 pub use service::Stager;
 pub use status::{ApplyStatus, Observer, Unobserved};
 pub use supply::{PeerSupplier, Supplier, SupplyError};
+pub use task::{ApplyHandle, ApplyTask, ApplyTaskError, Config, Parts, new};
 
 #[cfg(test)]
 mod testing;

@@ -9,6 +9,17 @@ pub(super) struct Owner {
     pub gid: Option<u32>,
 }
 
+impl Owner {
+    /// For a call that sets both; none when neither is set.
+    pub(super) fn for_files(self) -> Option<(u32, u32)> {
+        if self == Self::default() {
+            return None;
+        }
+        let own = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        Some((self.uid.unwrap_or(own.0), self.gid.unwrap_or(own.1)))
+    }
+}
+
 /// Looks the owner and group of `rules` up; the names that this host does not know come second.
 ///
 /// Reads the host's own files, not a directory service: what a boot needs before the network is there.

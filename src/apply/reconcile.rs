@@ -140,7 +140,7 @@ impl Work<'_> {
         self.look_at_displaced()?;
         for (root, folders) in &self.folders {
             let site = self.site(root)?;
-            let error = |source| ApplyError::Root { root: root.clone(), source };
+            let error = ApplyError::within(root);
             site.root.sync_folders(folders).map_err(error)?;
         }
         self.tell_what_is_there()?;
@@ -154,7 +154,7 @@ impl Work<'_> {
         for edit in plan::order(std::mem::take(&mut self.round.edits)) {
             let root = &edit.place.root;
             if !self.workshops.contains_key(root) {
-                let error = |source| ApplyError::Root { root: root.clone(), source };
+                let error = ApplyError::within(root);
                 let workshop = self.site(root)?.root.workshop().map_err(error)?;
                 self.workshops.insert(root.clone(), workshop);
             }
@@ -162,22 +162,22 @@ impl Work<'_> {
             self.stage(self.steps.len() - 1)?;
         }
         for (root, workshop) in &self.workshops {
-            workshop.sync().map_err(|source| ApplyError::Root { root: root.clone(), source })?;
+            workshop.sync().map_err(ApplyError::within(root))?;
         }
         Ok(())
     }
 
     fn stage(&mut self, index: usize) -> Result<(), ApplyError> {
         let edit = &self.steps[index].edit;
-        let place = edit.place.clone();
+        let place = &edit.place.clone();
         if let (Some(old), Some(new)) = (&edit.old, &edit.new)
             && old.same_content(new)
         {
             return Ok(());
         }
-        let name = self.stage_name(&place);
-        let workshop = self.workshop(&place)?;
-        let error = |source| ApplyError::Place { place: place.clone(), source };
+        let name = self.stage_name(place);
+        let workshop = self.workshop(place)?;
+        let error = ApplyError::at(place);
         match &edit.new {
             Some(Entry::File { mode, size, hash }) => {
                 let site = self.site(&place.root)?;
@@ -185,9 +185,9 @@ impl Work<'_> {
                 let last = self
                     .round
                     .store
-                    .last_second(&place)?
+                    .last_second(place)?
                     .max(before.filter(|stat| stat.kind == Kind::File).map(|stat| stat.mtime.seconds));
-                let author = self.round.store.author_mtime(&place)?.unwrap_or_else(now);
+                let author = self.round.store.author_mtime(place)?.unwrap_or_else(now);
                 let mtime = plan::mtime_for(author, last);
                 let staged = Staged { hash: *hash, size: *size, mode: *mode, owner: site.owner, mtime };
                 let mut content = self.round.store.open_blob(hash)?;
@@ -225,7 +225,7 @@ impl Work<'_> {
     fn put(&mut self, step: &mut Step) -> Result<(), ApplyError> {
         let Some(name) = step.staged.clone() else { return Ok(()) };
         let place = &step.edit.place;
-        let error = |source| ApplyError::Place { place: place.clone(), source };
+        let error = ApplyError::at(place);
         let is_file = matches!(step.edit.new, Some(Entry::File { .. }));
         for _ in 0..TRIES {
             let root = &self.site(&place.root)?.root;
@@ -272,7 +272,7 @@ impl Work<'_> {
 
     /// Takes a file or link away.
     fn take(&mut self, place: &Place) -> Result<(), ApplyError> {
-        let error = |source| ApplyError::Place { place: place.clone(), source };
+        let error = ApplyError::at(place);
         let name = self.stage_name(place);
         let workshop = self.workshop(place)?;
         match self.site(&place.root)?.root.stat(&place.path).map_err(error)? {
@@ -295,7 +295,7 @@ impl Work<'_> {
     }
 
     fn make_folder(&mut self, place: &Place, mode: u32) -> Result<(), ApplyError> {
-        let error = |source| ApplyError::Place { place: place.clone(), source };
+        let error = ApplyError::at(place);
         let Site { root, owner } = self.site(&place.root)?.clone();
         match root.stat(&place.path).map_err(error)? {
             Some(stat) if stat.kind == Kind::Folder => return self.set_mode(place, mode),
@@ -317,7 +317,7 @@ impl Work<'_> {
 
     /// False when the folder holds something.
     fn remove_folder(&mut self, place: &Place, mode: u32) -> Result<bool, ApplyError> {
-        let error = |source| ApplyError::Place { place: place.clone(), source };
+        let error = ApplyError::at(place);
         let root = &self.site(&place.root)?.root;
         let removed = root.remove_folder(&place.path).map_err(error)?;
         if removed {
@@ -327,7 +327,7 @@ impl Work<'_> {
     }
 
     fn set_mode(&mut self, place: &Place, mode: u32) -> Result<(), ApplyError> {
-        let error = |source| ApplyError::Place { place: place.clone(), source };
+        let error = ApplyError::at(place);
         let root = &self.site(&place.root)?.root;
         match root.stat(&place.path).map_err(error)? {
             Some(stat) if stat.mode != mode && matches!(stat.kind, Kind::File | Kind::Folder) => {
@@ -354,7 +354,7 @@ impl Work<'_> {
     fn tell_what_is_there(&mut self) -> Result<(), ApplyError> {
         for step in &self.steps {
             let place = &step.edit.place;
-            let error = |source| ApplyError::Place { place: place.clone(), source };
+            let error = ApplyError::at(place);
             let stat = self.site(&place.root)?.root.stat(&place.path).map_err(error)?;
             let seen = match (&step.edit.new, stat) {
                 (None, None) => None,
@@ -427,7 +427,7 @@ impl Work<'_> {
 
     fn undo(&self, undo: &Undo) -> Result<(), ApplyError> {
         let place = undo.place();
-        let error = |source| ApplyError::Place { place: place.clone(), source };
+        let error = ApplyError::at(place);
         let root = &self.site(&place.root)?.root;
         let workshop = self.workshop(place)?;
         match undo {
@@ -505,7 +505,7 @@ impl Undo {
 
 fn no_site(root: &RootName) -> ApplyError {
     let path = root.to_string();
-    ApplyError::Root { root: root.clone(), source: TreeError::Missing { path } }
+    ApplyError::within(root)(TreeError::Missing { path })
 }
 
 /// Never the same twice, also not after a restart: what an earlier process staged may still lie there.

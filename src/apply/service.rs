@@ -197,7 +197,7 @@ impl Stager {
         if head.as_ref().is_some_and(|head| head.generation.number >= number) {
             return Some(format!("generation {number} is not newer than what is here"));
         }
-        let Some(digest) = header.base_digest else { return None };
+        let digest = header.base_digest?;
         let is_base = |number, other: &Digest| number == header.base && *other == digest;
         let known = head.is_some_and(|head| is_base(head.generation.number, &head.generation.digest))
             || self.store.pins().iter().any(|pin| is_base(pin.number, &pin.digest));

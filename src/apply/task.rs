@@ -224,8 +224,7 @@ impl ApplyTask {
         let mut adopted = self.adopt(number, digest).await?;
         if adopted.is_none() && self.parts.store.head().is_none_or(|own| own.generation.number < number) {
             let store = self.parts.store.clone();
-            let pinned =
-                || store.pins().iter().any(|pin| (pin.number, pin.digest) == (number, digest));
+            let pinned = || store.pins().iter().any(|pin| (pin.number, pin.digest) == (number, digest));
             if self.stager.stages.wait_for(number, pinned).await {
                 adopted = self.adopt(number, digest).await?;
             }
@@ -266,7 +265,8 @@ impl ApplyTask {
                 self.supply_due = Instant::now() + self.supply_wait;
                 self.supply_wait = (self.supply_wait * 2).min(SUPPLY_AGAIN.1);
                 self.now.wait_until(self.supply_due);
-                let remedy = "see that the nodes named here run and can be reached; it is tried again by itself";
+                let remedy =
+                    "see that the nodes named here run and can be reached; it is tried again by itself";
                 let found = problem(Severity::Warning, "fetch-failed", error.to_string(), remedy);
                 self.now.problems.push(found);
                 Ok(None)
@@ -310,7 +310,8 @@ impl ApplyTask {
 
     async fn publish(&mut self) -> Result<(), ApplyTaskError> {
         let store = self.parts.store.clone();
-        let (applied, journal) = blocking(move || Ok::<_, StoreError>((store.applied()?, store.applying()?))).await??;
+        let (applied, journal) =
+            blocking(move || Ok::<_, StoreError>((store.applied()?, store.applying()?))).await??;
         let cluster = self.state.borrow().as_ref().map(|state| state.cluster);
         let status = ApplyStatus {
             applied: applied
