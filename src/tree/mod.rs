@@ -31,3 +31,6 @@ pub use stage_name::StageName;
 pub use stat::{Kind, Stat};
 pub use walk::{Walk, walk};
 pub use workshop::{Staged, WORKSHOP, Workshop};
+
+#[cfg(test)]
+mod tests;

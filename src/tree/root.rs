@@ -61,6 +61,12 @@ impl Root {
         Ok(Self { name, path: path.to_owned(), handle, identity, confinement })
     }
 
+    /// As on a host with other means.
+    #[cfg(test)]
+    pub(super) fn confined_by(self, confinement: Confinement) -> Self {
+        Self { confinement, ..self }
+    }
+
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &RootName {

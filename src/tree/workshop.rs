@@ -379,6 +379,17 @@ impl Workshop {
         rustix::fs::renameat(&self.aside, staged, &self.stage, staged)
     }
 
+    /// [`Workshop::exchange`] as on a file system that knows no exchange.
+    #[cfg(test)]
+    pub(super) fn exchange_without_kernel(
+        &self,
+        name: &StageName,
+        path: &ArtifactPath,
+    ) -> rustix::io::Result<()> {
+        let (folder, last) = self.root.parent_of(path)?;
+        self.exchange_by_link(name, &folder, last)
+    }
+
     /// Brings what a crash in the middle of [`Workshop::exchange_by_link`] left aside to where it is looked for.
     fn take_back_aside(&self) -> Result<(), TreeError> {
         for name in self.names(&self.aside, "aside")? {
