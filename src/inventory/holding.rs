@@ -104,9 +104,6 @@ impl Holding {
         let before = self.missing.clone();
         match Root::open(self.config.name.clone(), &self.config.path) {
             Ok(root) => {
-                if self.missing.take().is_some() {
-                    tracing::info!(root = %self.config.name, "the root is there again");
-                }
                 self.first_device.get_or_insert(root.identity().device);
                 self.root = Some(Arc::new(root));
                 self.wants_walk = true;
@@ -128,6 +125,13 @@ impl Holding {
         self.root = None;
         self.busy.clear();
         self.failed.clear();
+    }
+
+    /// The root is there, and was walked.
+    pub(super) fn found(&mut self) {
+        if self.missing.take().is_some() {
+            tracing::info!(root = %self.config.name, "the root is there again");
+        }
     }
 
     pub(super) fn device_changed(&self) -> bool {

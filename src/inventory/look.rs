@@ -33,6 +33,7 @@ impl Look<'_> {
             holding.lose(error);
             return;
         }
+        holding.found();
         holding.skipped = walk.skipped;
         let former: Vec<ArtifactPath> =
             holding.manifest.iter().flat_map(|manifest| manifest.iter().map(|(path, _)| path)).collect();
@@ -275,4 +276,70 @@ fn ancestors(path: &ArtifactPath) -> Vec<ArtifactPath> {
     let mut above: Vec<ArtifactPath> = std::iter::successors(path.parent(), ArtifactPath::parent).collect();
     above.reverse();
     above
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::inventory::RootConfig;
+    use crate::model::{ContentHash, FileTime, Manifest, RootName, RootRules};
+    use crate::plan::Matcher;
+    use crate::tree::{Stat, TreeError};
+
+    fn path(text: &str) -> ArtifactPath {
+        ArtifactPath::new(text.as_bytes()).unwrap()
+    }
+
+    fn seen(entry: Entry) -> Seen {
+        let time = FileTime { seconds: 0, nanos: 0 };
+        let (mtime, ctime) = (time, time);
+        let kind = if entry.is_folder() { Kind::Folder } else { Kind::File };
+        let stat = Stat { kind, mode: 0, size: 0, mtime, ctime, inode: 1, device: 1, uid: 0, gid: 0 };
+        Seen::now(entry, stat)
+    }
+
+    #[test]
+    fn what_a_walk_could_not_list_is_not_gone() {
+        let folder = || Entry::Folder { mode: 0o755 };
+        let file = || Entry::File { mode: 0o644, size: 0, hash: ContentHash::of(b"") };
+        let config = RootConfig { name: RootName::new("r"), path: PathBuf::from("/r"), optional: false };
+        let mut holding = Holding::new(config, Matcher::new(&RootRules::default()).unwrap());
+        let all = [("a", folder()), ("a/b", folder()), ("a/b/x", file()), ("c", folder()), ("c/x", file())]
+            .map(|(text, entry)| (path(text), Some(entry)));
+        holding.manifest = Some(Manifest::default().with(all.clone()).unwrap());
+        let error = || TreeError::NotAFile { path: "for example".to_owned() };
+        // `a` could not be listed, `c/x` not be read, and `c/y` is new and being written.
+        let walk = Walk {
+            seen: vec![(path("a"), seen(folder())), (path("c"), seen(folder()))],
+            busy: vec![path("c/y")],
+            failed: vec![(Some(path("a")), error()), (Some(path("c/x")), error())],
+            skipped: 0,
+        };
+        let mut look = Look { watcher: None, now: Instant::now(), unwatched: None };
+        let mut draft = Draft::default();
+        let former = all.iter().map(|(path, _)| path.clone()).collect();
+        look.conclude(&mut holding, &mut draft, walk, former, Vec::new(), Vec::new());
+        draft.commit(&mut holding, look.now);
+        assert_eq!(holding.manifest, Some(Manifest::default().with(all).unwrap()));
+        assert_eq!(holding.failed.keys().cloned().collect::<Vec<_>>(), [path("a"), path("c/x")]);
+        assert_eq!(holding.busy.keys().cloned().collect::<Vec<_>>(), [path("c/y")]);
+        // The next walk lists it, and finds it empty.
+        let walk = Walk { seen: vec![(path("a"), seen(folder()))], ..Walk::default() };
+        let former =
+            holding.manifest.iter().flat_map(|manifest| manifest.iter().map(|(path, _)| path)).collect();
+        let mut draft = Draft::default();
+        look.conclude(
+            &mut holding,
+            &mut draft,
+            walk,
+            former,
+            vec![path("c/y")],
+            vec![path("a"), path("c/x")],
+        );
+        draft.commit(&mut holding, look.now);
+        assert_eq!(holding.manifest.iter().flat_map(Manifest::iter).count(), 1);
+        assert!(holding.failed.is_empty() && holding.busy.is_empty());
+    }
 }

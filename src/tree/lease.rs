@@ -11,21 +11,30 @@ use std::sync::Once;
 
 use rustix::io::Errno;
 
+/// Whether a file is open for writing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Writers {
+    /// Nowhere on this host.
+    None,
+    /// Somewhere.
+    Some,
+    /// The question can't be asked: a file system without leases, or a file of another owner without the capability
+    /// `CAP_LEASE`.
+    Unknown,
+}
+
 /// Whether `file`, which must be open read-only, is open for writing anywhere on this host.
-///
-/// False also where the question can't be asked: a file system without leases, or a file of another owner without
-/// the capability `CAP_LEASE`.
-pub(super) fn is_open_for_writing(file: BorrowedFd<'_>) -> bool {
+pub(super) fn writers(file: BorrowedFd<'_>) -> Writers {
     static IGNORE_SIGIO: Once = Once::new();
     IGNORE_SIGIO.call_once(ignore_sigio);
     match set_lease(file, libc::F_RDLCK) {
-        Err(Errno::AGAIN) => true,
+        Err(Errno::AGAIN) => Writers::Some,
         Ok(()) => {
             // Can fail only if the lease was broken and taken away already: then it is gone, as it should be.
             let _ = set_lease(file, libc::F_UNLCK);
-            false
+            Writers::None
         }
-        Err(_) => false,
+        Err(_) => Writers::Unknown,
     }
 }
 
@@ -73,14 +82,21 @@ mod tests {
         let path = folder.path().join("a");
         let mut writer = File::create(&path).unwrap();
         let reader = File::open(&path).unwrap();
-        assert!(is_open_for_writing(reader.as_fd()));
+        assert_eq!(writers(reader.as_fd()), Writers::Some);
         writer.write_all(b"x").unwrap();
         drop(writer);
-        assert!(!is_open_for_writing(reader.as_fd()));
+        assert_eq!(writers(reader.as_fd()), Writers::None);
         let appender = OpenOptions::new().append(true).open(&path).unwrap();
-        assert!(is_open_for_writing(reader.as_fd()));
+        assert_eq!(writers(reader.as_fd()), Writers::Some);
         drop(appender);
-        assert!(!is_open_for_writing(reader.as_fd()), "asking must leave no lease behind");
+        assert_eq!(writers(reader.as_fd()), Writers::None, "asking must leave no lease behind");
+    }
+
+    #[test]
+    fn who_can_not_know_says_so() {
+        // Only regular files have leases.
+        let file = File::open("/dev/null").unwrap();
+        assert_eq!(writers(file.as_fd()), Writers::Unknown);
     }
 
     #[test]
@@ -91,7 +107,7 @@ mod tests {
         let asked = path.clone();
         let asker = std::thread::spawn(move || {
             for _ in 0..20_000 {
-                is_open_for_writing(File::open(&asked).unwrap().as_fd());
+                writers(File::open(&asked).unwrap().as_fd());
             }
         });
         // A lease that is broken raises SIGIO: without the ignoring, this process would end here.

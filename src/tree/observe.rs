@@ -6,14 +6,18 @@ use rustix::time::ClockId;
 
 use crate::model::{ArtifactPath, ContentHash, Entry, FileTime};
 use crate::tree::error::says_absent;
+use crate::tree::lease::{self, Writers};
 use crate::tree::root::read_link_at;
-use crate::tree::{Kind, Root, Stat, TreeError, lease};
+use crate::tree::{Kind, Root, Stat, TreeError};
 
 /// Largest file that is carried.
 pub const FILE_BYTES_MAX: u64 = 1 << 30;
 
 /// A file system's clock may tick slowly: two writes within this may leave one and the same time.
 const RACY_SECONDS: i64 = 2;
+
+/// How long a file must not have changed where the kernel can't tell of its writers.
+const QUIET_NANOS: i128 = 300_000_000;
 
 /// How often a name is looked at again when it changed while it was read.
 const TRIES: u32 = 3;
@@ -151,20 +155,15 @@ impl Reader {
     ) -> rustix::io::Result<Read> {
         let Some((file, stat)) = root.open_regular(folder, name)? else { return Ok(Read::Changed) };
         if stat != *before {
-            return Ok(if stat.same_file(before) && lease::is_open_for_writing(file.as_fd()) {
-                Read::Open
-            } else {
-                Read::Changed
-            });
+            let written = stat.same_file(before) && is_being_written(&file, &stat);
+            return Ok(if written { Read::Open } else { Read::Changed });
         }
-        if lease::is_open_for_writing(file.as_fd()) {
+        if is_being_written(&file, &stat) {
             return Ok(Read::Open);
         }
         let Some(hash) = self.hash(&file, before.size)? else { return Ok(Read::Changed) };
-        if lease::is_open_for_writing(file.as_fd()) {
-            return Ok(Read::Open);
-        }
-        Ok(Read::File(hash))
+        // Once more: a writer may have come while it was read, and not have written yet.
+        Ok(if is_being_written(&file, &stat) { Read::Open } else { Read::File(hash) })
     }
 
     /// The hash of `file` if it has exactly `size` bytes.
@@ -202,7 +201,37 @@ fn unreadable(root: &Root, path: &ArtifactPath, errno: Errno) -> Observation {
     }
 }
 
+fn is_being_written(file: &OwnedFd, stat: &Stat) -> bool {
+    match lease::writers(file.as_fd()) {
+        Writers::Some => true,
+        Writers::None => false,
+        Writers::Unknown => is_fresh(stat.ctime, wall_clock()),
+    }
+}
+
+/// Where nobody can say whether a writer is at work, a file that changed just now is taken to have one.
+fn is_fresh(changed: FileTime, now: FileTime) -> bool {
+    let nanos = |time: FileTime| i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanos);
+    // A time that lies ahead is another clock's; it must not keep a file from being read for ever.
+    (0..QUIET_NANOS).contains(&(nanos(now) - nanos(changed)))
+}
+
 fn wall_clock() -> FileTime {
     let now = rustix::time::clock_gettime(ClockId::Realtime);
     FileTime { seconds: now.tv_sec, nanos: u32::try_from(now.tv_nsec).unwrap_or_default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fresh_is_what_changed_just_now_by_this_clock() {
+        let at = |seconds, nanos| FileTime { seconds, nanos };
+        let now = at(100, 100_000_000);
+        assert!(is_fresh(now, now));
+        assert!(is_fresh(at(99, 900_000_000), now));
+        assert!(!is_fresh(at(99, 800_000_000), now));
+        assert!(!is_fresh(at(100, 200_000_000), now));
+    }
 }

@@ -63,6 +63,11 @@ impl Pending {
         (!set.is_empty()).then_some(set)
     }
 
+    /// Whether nothing was merged yet.
+    pub(super) fn is_empty(&self) -> bool {
+        self.set.is_empty()
+    }
+
     /// Anything may have changed anywhere.
     pub(super) fn lose(&mut self) {
         self.set = ChangeSet { rescan_all: true, ..ChangeSet::default() };

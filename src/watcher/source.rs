@@ -131,7 +131,13 @@ impl Shared {
                 );
                 self.pending().lose();
             }
-            Ok(event) => self.pending().add(&event, now),
+            Ok(event) => {
+                let mut pending = self.pending();
+                pending.add(&event, now);
+                if pending.is_empty() {
+                    return;
+                }
+            }
             Err(error) => {
                 tracing::warn!(%error, "events may be lost, all roots are scanned");
                 self.pending().lose();
