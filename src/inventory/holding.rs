@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::inventory::RootConfig;
-use crate::model::{ArtifactPath, Entry, Manifest};
+use crate::model::{ArtifactPath, Entry, Manifest, RootRules};
 use crate::plan::Matcher;
 use crate::tree::{Root, Seen, TreeError};
 
@@ -59,6 +59,8 @@ impl Busy {
 pub(super) struct Holding {
     pub config: RootConfig,
     pub matcher: Matcher,
+    /// What the matcher was made from.
+    pub rules: RootRules,
     pub root: Option<Arc<Root>>,
     pub missing: Option<String>,
     /// The device it was on when it was first opened.
@@ -76,10 +78,11 @@ pub(super) struct Holding {
 }
 
 impl Holding {
-    pub(super) fn new(config: RootConfig, matcher: Matcher) -> Self {
+    pub(super) fn new(config: RootConfig, matcher: Matcher, rules: RootRules) -> Self {
         Self {
             config,
             matcher,
+            rules,
             root: None,
             missing: None,
             first_device: None,

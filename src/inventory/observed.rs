@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use crate::model::{Forest, Place, RootName};
+use crate::model::{Forest, Place, RootName, RootRules};
 use crate::tree::Root;
 
 /// What the roots held at one moment, and how sure that is.
@@ -45,4 +45,7 @@ pub struct RootState {
     pub device_changed: bool,
     /// How many things in it are never carried: sockets, devices, what is mounted there.
     pub skipped: u64,
+    /// The rules under which it was looked at: what a rule leaves out is not seen, and never looks deleted to whoever
+    /// compares under the same rules.
+    pub rules: RootRules,
 }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use crate::inventory::holding::{Holding, with_causes};
 use crate::inventory::look::Look;
 use crate::inventory::{Config, Observed, RootState};
-use crate::model::{ArtifactPath, Forest, Place, RootName, Rules};
+use crate::model::{ArtifactPath, Forest, Place, RootName, RootRules, Rules};
 use crate::plan::{Matcher, PatternError};
 use crate::tree::Seen;
 use crate::watcher::{ChangeSet, Watcher};
@@ -22,11 +22,11 @@ pub(super) type Applied = Vec<(Place, Option<Seen>)>;
 
 /// Rules, ready to be asked.
 #[derive(Debug)]
-pub(super) struct RuleBook(BTreeMap<RootName, Matcher>);
+pub(super) struct RuleBook(BTreeMap<RootName, (Matcher, RootRules)>);
 
 impl RuleBook {
     pub(super) fn new(rules: &Rules) -> Result<Self, PatternError> {
-        let matchers = rules.roots.iter().map(|(name, rules)| Ok((name.clone(), Matcher::new(rules)?)));
+        let matchers = rules.roots.iter().map(|(name, rules)| Ok((name.clone(), (Matcher::new(rules)?, rules.clone()))));
         Ok(Self(matchers.collect::<Result<_, PatternError>>()?))
     }
 }
@@ -56,13 +56,13 @@ pub(super) struct State {
 impl State {
     pub(super) fn new(config: &Config, watcher: Option<Arc<Watcher>>) -> Result<Self, PatternError> {
         let mut book = RuleBook::new(&config.rules)?;
-        let none = Matcher::new(&crate::model::RootRules::default())?;
+        let none = (Matcher::new(&RootRules::default())?, RootRules::default());
         let holdings = config
             .roots
             .iter()
             .map(|root| {
-                let matcher = book.0.remove(&root.name).unwrap_or_else(|| none.clone());
-                (root.name.clone(), Holding::new(root.clone(), matcher))
+                let (matcher, rules) = book.0.remove(&root.name).unwrap_or_else(|| none.clone());
+                (root.name.clone(), Holding::new(root.clone(), matcher, rules))
             })
             .collect();
         Ok(Self { holdings, watching: watcher.is_some(), watcher, complete: false, scan_seconds: 0.0 })
@@ -103,9 +103,9 @@ impl State {
             (walk, _) => walk,
         };
         if let Some(book) = job.rules {
-            for (name, matcher) in book.0 {
+            for (name, (matcher, rules)) in book.0 {
                 if let Some(holding) = self.holdings.get_mut(&name) {
-                    holding.matcher = matcher;
+                    (holding.matcher, holding.rules) = (matcher, rules);
                 }
             }
         }
@@ -164,6 +164,7 @@ impl State {
                 missing: holding.missing.clone(),
                 device_changed: holding.device_changed(),
                 skipped: holding.skipped,
+                rules: holding.rules.clone(),
             };
             observed.roots.insert(name.clone(), state);
         }
