@@ -26,7 +26,8 @@ pub(super) struct RuleBook(BTreeMap<RootName, (Matcher, RootRules)>);
 
 impl RuleBook {
     pub(super) fn new(rules: &Rules) -> Result<Self, PatternError> {
-        let matchers = rules.roots.iter().map(|(name, rules)| Ok((name.clone(), (Matcher::new(rules)?, rules.clone()))));
+        let matchers =
+            rules.roots.iter().map(|(name, rules)| Ok((name.clone(), (Matcher::new(rules)?, rules.clone()))));
         Ok(Self(matchers.collect::<Result<_, PatternError>>()?))
     }
 }

@@ -1,0 +1,364 @@
+//! What goes out together, and when: a pure state machine over the head, what was observed, and a clock handed in.
+//!
+//! Root by root, a pending set that only updates existing paths goes out after `settle` of quiet. Once it has a new or
+//! a deleted path it waits for `gather` of quiet in its root, a deleted path also for `delete_grace`, so that a publish
+//! of several files, or an update by delete and create, goes out as one. At `settle_max` a set goes out as it stands,
+//! without what is being written, deletes younger than their grace, and what is new beside those.
+//! Never decides that a vanished root is an empty one, and holds deletes beyond a budget.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::model::{Edit, Entry, Forest, Place, RootName};
+use crate::publish::fit::fit;
+use crate::wire::check_link;
+
+/// How long a path that could not be read is left alone at first, and at most.
+const POSTPONE_MIN: Duration = Duration::from_millis(100);
+const POSTPONE_MAX: Duration = Duration::from_secs(5);
+/// When nothing of a set can go, it is looked at again after this.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// How long changes wait: the keys of the same names.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// Quiet before updates of existing paths go out.
+    pub settle: Duration,
+    /// Quiet in the root once a path is new or deleted.
+    pub gather: Duration,
+    /// The longest that a set waits for quiet.
+    pub settle_max: Duration,
+    /// How long a path must be gone to count as deleted.
+    pub delete_grace: Duration,
+}
+
+/// What a decision is made from.
+pub(super) struct Scene<'a> {
+    /// The head; empty roots before the first generation.
+    pub(super) head: &'a Forest,
+    pub(super) observed: &'a Forest,
+    /// When something last happened at a place.
+    pub(super) touched: &'a BTreeMap<Place, Instant>,
+    /// Places that are being written, and since when.
+    pub(super) busy: &'a BTreeMap<Place, Instant>,
+    /// Roots from which nothing may go out now.
+    pub(super) shut: &'a BTreeSet<RootName>,
+    /// Places that somebody else holds back.
+    pub(super) withheld: &'a BTreeSet<Place>,
+    /// Whether a vanished place stays in the manifest.
+    pub(super) protected: &'a dyn Fn(&Place) -> bool,
+}
+
+/// What to do now.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Decision {
+    /// Nothing is pending.
+    Idle,
+    /// Look again then, or when something changes.
+    Wait(Instant),
+    /// This goes out.
+    Go(Batch),
+}
+
+/// What goes out together.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Batch {
+    /// The edits by place; together they make a tree.
+    pub(super) edits: BTreeMap<Place, Edit>,
+    /// When the first of them was seen.
+    pub(super) seen: Instant,
+}
+
+#[derive(Clone, Debug)]
+struct Pending {
+    edit: Edit,
+    /// When the difference was first noticed; what waits longest counts from here.
+    first: Instant,
+    /// When it happened, as far as is known.
+    seen: Instant,
+    /// When something last happened to it.
+    last: Instant,
+    /// Since when nothing is there.
+    gone: Option<Instant>,
+    /// How often it could not be read, and until when it is left alone for that.
+    vain: u32,
+    not_before: Option<Instant>,
+}
+
+/// The pending changes of all roots.
+pub(super) struct Gather {
+    timing: Timing,
+    pending: BTreeMap<Place, Pending>,
+    busy: BTreeMap<Place, (Instant, bool)>,
+    /// The newest event of each root, differing or not.
+    stirred: BTreeMap<RootName, Instant>,
+    emptied: BTreeSet<RootName>,
+    unsafe_links: BTreeSet<Place>,
+    held: BTreeSet<Place>,
+    held_deletes: u64,
+    withheld: u64,
+}
+
+impl Gather {
+    pub(super) fn new(timing: Timing) -> Self {
+        Self {
+            timing,
+            pending: BTreeMap::new(),
+            busy: BTreeMap::new(),
+            stirred: BTreeMap::new(),
+            emptied: BTreeSet::new(),
+            unsafe_links: BTreeSet::new(),
+            held: BTreeSet::new(),
+            held_deletes: 0,
+            withheld: 0,
+        }
+    }
+
+    /// Takes in what is to be seen now.
+    pub(super) fn update(&mut self, scene: &Scene<'_>, now: Instant) {
+        self.emptied = scene
+            .head
+            .roots
+            .iter()
+            .filter_map(|(root, head)| {
+                let observed = scene.observed.roots.get(root)?;
+                (!head.is_bare() && observed.is_bare()).then(|| root.clone())
+            })
+            .collect();
+        let is_shut = |root: &RootName| scene.shut.contains(root) || self.emptied.contains(root);
+        self.unsafe_links.clear();
+        self.withheld = 0;
+        let mut pending = BTreeMap::new();
+        let mut stays = Vec::new();
+        for edit in scene.head.edits(scene.observed) {
+            if is_shut(&edit.place.root) {
+                continue;
+            }
+            if scene.withheld.contains(&edit.place) {
+                self.withheld += 1;
+                continue;
+            }
+            if edit.new.is_none() && (scene.protected)(&edit.place) {
+                stays.push(edit.place);
+                continue;
+            }
+            if let Some(Entry::Link { target }) = &edit.new
+                && check_link(&edit.place.path, target).is_err()
+            {
+                self.unsafe_links.insert(edit.place.clone());
+                continue;
+            }
+            let touched = scene.touched.get(&edit.place).map(|at| (*at).min(now));
+            let known = self.pending.remove(&edit.place).filter(|known| known.edit.old == edit.old);
+            pending.insert(edit.place.clone(), noticed(known, edit, touched, now));
+        }
+        for place in stays {
+            let mut above = place.path.parent();
+            while let Some(path) = above {
+                above = path.parent();
+                pending.remove(&Place { root: place.root.clone(), path });
+            }
+        }
+        self.pending = pending;
+        self.busy = scene
+            .busy
+            .iter()
+            .filter(|(place, _)| !is_shut(&place.root) && scene.head.roots.contains_key(&place.root))
+            .map(|(place, since)| (place.clone(), (*since, scene.head.get(place).is_none())))
+            .collect();
+        self.stirred.clear();
+        for (place, at) in scene.touched {
+            let newest = self.stirred.entry(place.root.clone()).or_insert(*at);
+            *newest = (*newest).max(*at).min(now);
+        }
+    }
+
+    /// What to do now, when so many more artifacts may be deleted.
+    pub(super) fn decide(&mut self, head: &Forest, now: Instant, deletes_left: u64) -> Decision {
+        self.hold(now, deletes_left);
+        let roots: BTreeSet<&RootName> =
+            self.pending.keys().chain(self.busy.keys()).map(|place| &place.root).collect();
+        let mut wake = Wake::default();
+        let mut going: BTreeMap<Place, Edit> = BTreeMap::new();
+        for root in roots {
+            let places = self.going(root, now, &mut wake);
+            going.extend(places.into_iter().map(|place| (place.clone(), self.pending[place].edit.clone())));
+        }
+        if !fit(head, &mut going).is_empty() {
+            wake.at(now + AGAIN);
+        }
+        match going.keys().map(|place| self.pending[place].seen).min() {
+            Some(seen) => Decision::Go(Batch { edits: going, seen }),
+            None => wake.0.map_or(Decision::Idle, Decision::Wait),
+        }
+    }
+
+    /// The places of `root` that go out now; notes when to look again for the others.
+    fn going(&self, root: &RootName, now: Instant, wake: &mut Wake) -> Vec<&Place> {
+        let Timing { settle, gather, settle_max, delete_grace } = self.timing;
+        let in_root = |place: &Place| place.root == *root;
+        let fresh_busy: Vec<_> = self
+            .busy
+            .iter()
+            .filter(|(place, (since, _))| in_root(place) && *since + settle_max > now)
+            .map(|(_, busy)| *busy)
+            .collect();
+        fresh_busy.iter().for_each(|(since, _)| wake.at(*since + settle_max));
+        let mut set: Vec<(&Place, &Pending)> = Vec::new();
+        for (place, pending) in self.pending.iter().filter(|(place, _)| in_root(place)) {
+            match pending.not_before.filter(|until| *until > now) {
+                Some(until) => wake.at(until),
+                None if self.held.contains(place) || self.busy.contains_key(place) => {}
+                None => set.push((place, pending)),
+            }
+        }
+        let (Some(first), Some(last)) = (
+            set.iter().map(|(_, p)| p.first).chain(fresh_busy.iter().map(|(since, _)| *since)).min(),
+            set.iter().map(|(_, p)| p.last).max(),
+        ) else {
+            return Vec::new();
+        };
+        let is_structural =
+            set.iter().any(|(_, p)| !is_update(&p.edit)) || fresh_busy.iter().any(|(_, is_new)| *is_new);
+        let quiet = if is_structural {
+            let stirred = self.stirred.get(root).copied().unwrap_or(last);
+            let mature = set.iter().filter_map(|(_, p)| p.gone).map(|gone| gone + delete_grace);
+            mature.fold(last.max(stirred) + gather, Instant::max)
+        } else {
+            last + settle
+        };
+        let is_quiet = fresh_busy.is_empty() && quiet <= now;
+        let cap = first + settle_max;
+        if !is_quiet && cap > now {
+            wake.at(if fresh_busy.is_empty() { quiet.min(cap) } else { cap });
+            return Vec::new();
+        }
+        // At the cap: what may still come back stays, and with it what is new, for it may be the same under a new
+        // name; but nothing waits for longer than the cap.
+        let is_young = |p: &Pending| p.gone.is_some_and(|gone| gone + delete_grace > now);
+        let young =
+            set.iter().filter_map(|(_, p)| p.gone).map(|gone| gone + delete_grace).filter(|at| *at > now);
+        let Some(next) = young.min() else { return set.into_iter().map(|(place, _)| place).collect() };
+        wake.at(next);
+        set.retain(|(_, p)| {
+            !is_young(p) && (is_update(&p.edit) || p.gone.is_some() || p.first + settle_max <= now)
+        });
+        set.into_iter().map(|(place, _)| place).collect()
+    }
+
+    /// Holds the deletes that are due if they are more than may be, and what is new where they were: a big move.
+    fn hold(&mut self, now: Instant, deletes_left: u64) {
+        self.held.clear();
+        self.held_deletes = 0;
+        let is_due = |p: &Pending| p.gone.is_some_and(|gone| gone + self.timing.delete_grace <= now);
+        let due: Vec<&Pending> = self.pending.values().filter(|p| is_due(p)).collect();
+        let artifacts =
+            due.iter().filter(|p| p.edit.old.as_ref().is_some_and(|old| !old.is_folder())).count() as u64;
+        let (Some(from), Some(to)) = (due.iter().map(|p| p.first).min(), due.iter().map(|p| p.first).max())
+        else {
+            return;
+        };
+        if artifacts <= deletes_left {
+            return;
+        }
+        let parent = |place: &Place| (place.root.clone(), place.path.parent());
+        let folders: BTreeSet<_> = due.iter().map(|p| parent(&p.edit.place)).collect();
+        let roots: BTreeSet<RootName> = due.iter().map(|p| p.edit.place.root.clone()).collect();
+        let mut held: BTreeSet<Place> = due.iter().map(|p| p.edit.place.clone()).collect();
+        let with_them = |p: &Pending| {
+            p.edit.old.is_none()
+                && roots.contains(&p.edit.place.root)
+                && p.first + self.timing.settle_max >= from
+                && p.first <= to + self.timing.settle_max
+        };
+        let mut new_folders: BTreeSet<&Place> = BTreeSet::new();
+        for (place, p) in self.pending.iter().filter(|(_, p)| with_them(p)) {
+            let above = place.path.parent().map(|path| Place { root: place.root.clone(), path });
+            let in_new = above.is_some_and(|above| new_folders.contains(&above));
+            let is_folder = p.edit.new.as_ref().is_some_and(Entry::is_folder);
+            if is_folder {
+                new_folders.insert(place);
+            }
+            if is_folder || in_new || folders.contains(&parent(place)) {
+                held.insert(place.clone());
+            }
+        }
+        (self.held, self.held_deletes) = (held, artifacts);
+    }
+
+    /// This place could not be read: it is left alone for a while, longer each time.
+    pub(super) fn postpone(&mut self, place: &Place, now: Instant) {
+        if let Some(pending) = self.pending.get_mut(place) {
+            pending.vain += 1;
+            let wait = POSTPONE_MIN * (1 << (pending.vain - 1).min(6));
+            pending.not_before = Some(now + wait.min(POSTPONE_MAX));
+        }
+    }
+
+    /// How many changes wait to go out, those that are held left out.
+    pub(super) fn pending(&self) -> u64 {
+        (self.pending.len() - self.held.len()) as u64
+    }
+
+    /// How many changes are held, and how many of them delete an artifact.
+    pub(super) fn held(&self) -> (u64, u64) {
+        (self.held.len() as u64 + self.withheld, self.held_deletes)
+    }
+
+    /// Roots that hold no artifact any more although the head has some there.
+    pub(super) fn emptied(&self) -> &BTreeSet<RootName> {
+        &self.emptied
+    }
+
+    /// Links that are not carried.
+    pub(super) fn unsafe_links(&self) -> &BTreeSet<Place> {
+        &self.unsafe_links
+    }
+
+    /// Places that could not be read as a whole for longer than a set waits.
+    pub(super) fn stuck(&self, now: Instant) -> BTreeSet<&Place> {
+        let busy = self.busy.iter().filter(|(_, (since, _))| *since + self.timing.settle_max <= now);
+        let vain = self.pending.iter().filter(|(_, p)| p.vain > 0 && p.first + self.timing.settle_max <= now);
+        busy.map(|(place, _)| place).chain(vain.map(|(place, _)| place)).collect()
+    }
+}
+
+/// The earliest time to look again.
+#[derive(Default)]
+struct Wake(Option<Instant>);
+
+impl Wake {
+    fn at(&mut self, at: Instant) {
+        self.0 = Some(self.0.map_or(at, |wake| wake.min(at)));
+    }
+}
+
+/// Whether the edit only gives an existing path another content or mode.
+fn is_update(edit: &Edit) -> bool {
+    use std::mem::discriminant;
+    matches!((&edit.old, &edit.new), (Some(old), Some(new)) if discriminant(old) == discriminant(new))
+}
+
+/// What is pending at a place once `edit` is seen there.
+fn noticed(known: Option<Pending>, edit: Edit, touched: Option<Instant>, now: Instant) -> Pending {
+    let is_gone = edit.new.is_none();
+    match known {
+        None => {
+            let at = touched.unwrap_or(now);
+            let gone = is_gone.then_some(at);
+            Pending { edit, first: now, seen: at, last: at, gone, vain: 0, not_before: None }
+        }
+        Some(known) => {
+            let is_other = known.edit.new != edit.new;
+            let last = touched.or(is_other.then_some(now)).map_or(known.last, |at| at.max(known.last));
+            let gone = is_gone.then(|| known.gone.unwrap_or(touched.unwrap_or(now)));
+            let (vain, not_before) = if is_other { (0, None) } else { (known.vain, known.not_before) };
+            Pending { edit, first: known.first, seen: known.seen, last, gone, vain, not_before }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,124 @@
+//! Whether the rules of this node's own file, where they differ from the head's, would touch any path.
+//!
+//! Those that touch none go out by themselves. Any other would take paths in or release some: that is held, so that a
+//! change of rules never becomes a delete.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::model::{ArtifactPath, Forest, Place, RootName, Rules};
+use crate::plan::{Matcher, PatternError};
+use crate::tree::{Kind, Root, TreeError};
+
+/// What is covered by the rules of one side; a root that they do not name is covered nowhere.
+struct Cover(Option<Matcher>);
+
+impl Cover {
+    fn new(rules: &Rules, root: &RootName) -> Result<Self, PatternError> {
+        Ok(Self(rules.of(root).map(Matcher::new).transpose()?))
+    }
+
+    fn has(&self, path: &ArtifactPath, is_folder: bool) -> bool {
+        self.0.as_ref().is_some_and(|matcher| !matcher.excluded(path, is_folder))
+    }
+}
+
+/// The places that would enter or leave the manifest if `own` were in force instead of `head`: those of the head, and
+/// those in `roots`. Reads folders; a folder that can't be read counts as touched.
+pub(super) fn touched(
+    head: &Rules,
+    own: &Rules,
+    forest: &Forest,
+    roots: &BTreeMap<RootName, Arc<Root>>,
+) -> Result<BTreeSet<Place>, PatternError> {
+    let names: BTreeSet<&RootName> = head.roots.iter().chain(&own.roots).map(|(name, _)| name).collect();
+    let mut touched = BTreeSet::new();
+    for name in names {
+        let (before, after) = (Cover::new(head, name)?, Cover::new(own, name)?);
+        let differs =
+            |path: &ArtifactPath, is_folder| before.has(path, is_folder) != after.has(path, is_folder);
+        let place = |path: ArtifactPath| Place { root: name.clone(), path };
+        let known = forest.roots.get(name).into_iter().flat_map(|manifest| manifest.iter());
+        touched.extend(
+            known.filter(|(path, entry)| differs(path, entry.is_folder())).map(|(path, _)| place(path)),
+        );
+        let Some(root) = roots.get(name) else { continue };
+        let mut folders: Vec<Option<ArtifactPath>> = vec![None];
+        while let Some(folder) = folders.pop() {
+            let names = match root.list(folder.as_ref()) {
+                Ok(names) => names,
+                Err(error) => {
+                    touched.extend(unreadable(&error, folder).map(place));
+                    continue;
+                }
+            };
+            for path in names.iter().filter_map(|name| ArtifactPath::child(folder.as_ref(), name).ok()) {
+                let kind = match root.stat(&path) {
+                    Ok(Some(stat)) => stat.kind,
+                    Ok(None) => continue,
+                    Err(error) => {
+                        touched.extend(unreadable(&error, Some(path)).map(place));
+                        continue;
+                    }
+                };
+                let is_folder = kind == Kind::Folder;
+                if kind != Kind::Other && differs(&path, is_folder) {
+                    touched.insert(place(path.clone()));
+                }
+                if is_folder && (before.has(&path, true) || after.has(&path, true)) {
+                    folders.push(Some(path));
+                }
+            }
+        }
+    }
+    Ok(touched)
+}
+
+fn unreadable(error: &TreeError, path: Option<ArtifactPath>) -> Option<ArtifactPath> {
+    path.filter(|_| !error.is_absent())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Entry, Manifest, RootRules};
+
+    fn rules(exclude: &[&str]) -> RootRules {
+        RootRules { exclude: exclude.iter().map(|text| (*text).to_owned()).collect(), ..RootRules::default() }
+    }
+
+    #[test]
+    fn rules_that_take_in_or_release_a_path_touch_it() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("d/.svn")).unwrap();
+        for path in ["a.xml", "a.back", "d/b.xml", "d/.svn/c"] {
+            std::fs::write(dir.path().join(path), "x").unwrap();
+        }
+        let name = RootName::new("r");
+        let root = Arc::new(Root::open(name.clone(), dir.path()).unwrap());
+        let roots: BTreeMap<_, _> = [(name.clone(), root)].into();
+        let gone = ArtifactPath::new(b"gone.xml").unwrap();
+        let link = Entry::Link { target: b"x"[..].into() };
+        let forest = Forest {
+            roots: [(name.clone(), Manifest::default().with([(gone, Some(link))]).unwrap())].into(),
+        };
+        let of = |rules: RootRules| Rules { roots: vec![(name.clone(), rules)] };
+        let check = |head: &Rules, own: &Rules, expected: &str| {
+            let found = touched(head, own, &forest, &roots).unwrap();
+            let found: Vec<String> = found.iter().map(|place| place.path.to_string()).collect();
+            assert_eq!(found.join(" "), expected);
+        };
+        let base = of(rules(&["*.back", ".svn"]));
+        check(&base, &base, "");
+        check(&base, &of(rules(&["*.back", ".svn", "*.none"])), "");
+        check(&base, &of(RootRules { owner: Some("x".to_owned()), ..rules(&["*.back", ".svn"]) }), "");
+        check(&base, &of(rules(&[".svn"])), "a.back");
+        check(&base, &of(rules(&["*.back"])), "d/.svn d/.svn/c");
+        check(&base, &of(rules(&["*.back", ".svn", "b.xml"])), "d/b.xml");
+        check(&base, &of(rules(&["*.back", ".svn", "gone*"])), "gone.xml");
+        check(&base, &Rules::default(), "a.xml d d/b.xml gone.xml");
+        check(&Rules::default(), &base, "a.xml d d/b.xml gone.xml");
+        let other = Rules { roots: vec![base.roots[0].clone(), (RootName::new("s"), RootRules::default())] };
+        check(&base, &other, "");
+    }
+}

@@ -1,0 +1,200 @@
+//! From a batch to a generation that this node holds: reads the contents, pins, encodes. All of it blocks.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::delta;
+use crate::model::{
+    Change, ContentHash, Edit, Entry, FileTime, Forest, Generation, Place, Proposal, RootName, Rules,
+};
+use crate::publish::PublishError;
+use crate::publish::fit::fit;
+use crate::publish::spool::Spool;
+use crate::store::{Adopted, Batch, Store, StoreError};
+use crate::tree::Root;
+use crate::wire::Header;
+
+/// What a generation is made from.
+pub(super) struct Draft {
+    /// The head; none before the first generation.
+    pub(super) parent: Option<Arc<Adopted>>,
+    pub(super) edits: BTreeMap<Place, Edit>,
+    pub(super) rules: Rules,
+    pub(super) epoch: u64,
+    pub(super) author: String,
+    pub(super) created_unix_ms: i64,
+}
+
+/// A generation that is pinned here and ready to be staged.
+pub(super) struct Prepared {
+    pub(super) generation: Generation,
+    pub(super) header: Header,
+    pub(super) spool: Spool,
+    /// How many places it changes, and how many of them it deletes that were no folders.
+    pub(super) changes: u64,
+    pub(super) deletes: u64,
+    proposal: Proposal,
+}
+
+/// What came of a draft.
+pub(super) struct Outcome {
+    /// None when nothing was left to publish.
+    pub(super) prepared: Option<Prepared>,
+    /// Places whose content is not what was observed any more.
+    pub(super) unreadable: BTreeSet<Place>,
+}
+
+/// The forest that edits are made against.
+pub(super) fn base_forest(parent: Option<&Adopted>, rules: &Rules) -> Forest {
+    let mut forest = parent.map(|parent| parent.forest.clone()).unwrap_or_default();
+    forest.roots.retain(|root, _| rules.of(root).is_some());
+    for (root, _) in &rules.roots {
+        forest.roots.entry(root.clone()).or_default();
+    }
+    forest
+}
+
+/// Reads what is new from `roots` into the store, pins the generation, and encodes it for members that hold the parent.
+pub(super) fn prepare(
+    draft: Draft,
+    roots: &BTreeMap<RootName, Arc<Root>>,
+    store: &Store,
+    spool_dir: &Path,
+) -> Result<Outcome, PublishError> {
+    let Draft { parent, mut edits, rules, epoch, author, created_unix_ms } = draft;
+    let base = base_forest(parent.as_deref(), &rules);
+    let mut batch = store.batch();
+    let mut unreadable = BTreeSet::new();
+    let mut times: BTreeMap<Place, FileTime> = BTreeMap::new();
+    let mut fresh: BTreeSet<ContentHash> = BTreeSet::new();
+    for edit in edits.values() {
+        match read(edit, roots, &mut batch)? {
+            Read::NoFile => {}
+            Read::File { mtime, is_new } => {
+                times.insert(edit.place.clone(), mtime);
+                fresh.extend(edit.new.as_ref().and_then(Entry::content).filter(|_| is_new));
+            }
+            Read::Changed => {
+                unreadable.insert(edit.place.clone());
+            }
+        }
+    }
+    edits.retain(|place, _| !unreadable.contains(place));
+    fit(&base, &mut edits);
+    let is_same = parent.as_ref().is_some_and(|parent| parent.rules == rules);
+    if edits.is_empty() && (is_same || parent.is_none()) {
+        return Ok(Outcome { prepared: None, unreadable });
+    }
+    let forest = base.with(edits.values().map(|edit| (edit.place.clone(), edit.new.clone())))?;
+    let number = parent.as_ref().map_or(0, |parent| parent.generation.number);
+    let generation = Generation {
+        number: number + 1,
+        parent: number,
+        digest: forest.digest(),
+        epoch,
+        author,
+        created_unix_ms,
+    };
+    let is_delete =
+        |edit: &&Edit| edit.new.is_none() && edit.old.as_ref().is_some_and(|old| !old.is_folder());
+    let deletes = edits.values().filter(is_delete).count() as u64;
+    let changes: Vec<Change> = edits
+        .into_values()
+        .map(|edit| Change { mtime: times.get(&edit.place).copied(), place: edit.place, entry: edit.new })
+        .collect();
+    let inlined = unknown_to_peers(&changes, &base, fresh);
+    let proposal = Proposal { generation, base: number, rules, changes };
+    batch.pin(&proposal)?;
+    let base_digest = parent.map(|parent| parent.generation.digest);
+    let header = delta::header(&proposal, base_digest, &inlined);
+    let spool = encode(&proposal, &inlined, store, spool_dir)?;
+    let (generation, changes) = (proposal.generation.clone(), proposal.changes.len() as u64);
+    Ok(Outcome {
+        prepared: Some(Prepared { generation, header, spool, changes, deletes, proposal }),
+        unreadable,
+    })
+}
+
+impl Prepared {
+    /// The same generation with every content, for a member that lacks what it should have.
+    pub(super) fn whole(&self, store: &Store, spool_dir: &Path) -> Result<(Header, Spool), PublishError> {
+        let all: BTreeSet<ContentHash> =
+            self.proposal.changes.iter().filter_map(|change| change.entry.as_ref()?.content()).collect();
+        let header = delta::header(&self.proposal, self.header.base_digest, &all);
+        Ok((header, encode(&self.proposal, &all, store, spool_dir)?))
+    }
+}
+
+enum Read {
+    NoFile,
+    File { mtime: FileTime, is_new: bool },
+    Changed,
+}
+
+/// Reads one file into the store, unless its content is there; the time is that of the file that was opened.
+fn read(
+    edit: &Edit,
+    roots: &BTreeMap<RootName, Arc<Root>>,
+    batch: &mut Batch<'_>,
+) -> Result<Read, PublishError> {
+    let Some(Entry::File { size, hash, .. }) = &edit.new else { return Ok(Read::NoFile) };
+    let Some(root) = roots.get(&edit.place.root) else { return Ok(Read::Changed) };
+    let opened = root.open_file(&edit.place.path).map_err(|error| error.to_string()).and_then(|file| {
+        let stat = file.metadata().map_err(|error| error.to_string())?;
+        Ok((file, stat))
+    });
+    let (mut file, stat) = match opened {
+        Ok(opened) => opened,
+        Err(error) => {
+            tracing::debug!(place = %edit.place, error, "left out: can't be read any more");
+            return Ok(Read::Changed);
+        }
+    };
+    let is_new = !batch.has(hash)?;
+    if is_new {
+        match batch.put(hash, *size, &mut file) {
+            Ok(_) => {}
+            Err(error @ (StoreError::Mismatch { .. } | StoreError::Source { .. })) => {
+                tracing::debug!(place = %edit.place, %error, "left out: changed since it was seen");
+                return Ok(Read::Changed);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let nanos = u32::try_from(stat.mtime_nsec()).unwrap_or(0);
+    Ok(Read::File { mtime: FileTime { seconds: stat.mtime(), nanos }, is_new })
+}
+
+/// Every member that takes this generation holds its parent: what lies anywhere in that need not be sent.
+fn unknown_to_peers(
+    changes: &[Change],
+    base: &Forest,
+    fresh: BTreeSet<ContentHash>,
+) -> BTreeSet<ContentHash> {
+    let needed = changes.iter().filter_map(|change| change.entry.as_ref()?.content());
+    let mut unknown: BTreeSet<ContentHash> = needed.filter(|hash| !fresh.contains(hash)).collect();
+    if !unknown.is_empty() {
+        for (_, entry) in base.iter() {
+            if let Some(hash) = entry.content() {
+                unknown.remove(&hash);
+            }
+        }
+    }
+    unknown.extend(fresh);
+    unknown
+}
+
+fn encode(
+    proposal: &Proposal,
+    inlined: &BTreeSet<ContentHash>,
+    store: &Store,
+    spool_dir: &Path,
+) -> Result<Spool, PublishError> {
+    Spool::fill(
+        spool_dir,
+        |out| delta::encode(proposal, inlined, |hash| Ok::<_, PublishError>(store.open_blob(hash)?), out),
+        PublishError::Spool,
+    )
+}

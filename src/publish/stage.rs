@@ -1,0 +1,248 @@
+//! Bringing one generation to every member, each at its own pace.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use prost::Message;
+use tokio::sync::{OnceCell, Semaphore, mpsc};
+use tokio::task::JoinSet;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+
+use crate::model::{Member, NodeId};
+use crate::publish::prepare::Prepared;
+use crate::publish::spool::Spool;
+use crate::publish::status::Observer;
+use crate::rpc::{Lane, Peers, within};
+use crate::store::Store;
+use crate::wire::{Header, proto};
+
+/// A member that answers nothing for this long, besides the time its bytes take, is tried again.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// The slowest line that is waited for: bytes per second.
+const SLOWEST: u64 = 256 << 10;
+/// The longest attempt.
+const ATTEMPT_MAX: Duration = Duration::from_secs(100);
+const RETRY_MIN: Duration = Duration::from_millis(50);
+const RETRY_MAX: Duration = Duration::from_secs(1);
+/// Generations on their way to one member at once; a member that is slower catches up by itself.
+const ON_THE_WAY_MAX: usize = 2;
+
+/// The ways to the members, and what is on them.
+pub(super) struct Stages {
+    peers: Peers,
+    store: Store,
+    spool_dir: PathBuf,
+    observer: Arc<dyn Observer>,
+    lanes: HashMap<NodeId, Arc<Semaphore>>,
+    running: JoinSet<()>,
+}
+
+/// A generation on its way. What is begun when this is dropped is finished; nothing is begun any more.
+pub(super) struct Round {
+    prepared: Arc<Prepared>,
+    /// The parcel with all contents, made when a member lacks what it should have.
+    whole: Arc<OnceCell<Arc<(Header, Spool)>>>,
+    enough: CancellationToken,
+    answers: mpsc::Sender<Answer>,
+}
+
+/// What a member said.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) member: NodeId,
+    /// Why it did not pin; none: it did.
+    pub(super) refused: Option<String>,
+}
+
+impl Drop for Round {
+    fn drop(&mut self) {
+        self.enough.cancel();
+    }
+}
+
+impl Stages {
+    pub(super) fn new(peers: Peers, store: Store, spool_dir: PathBuf, observer: Arc<dyn Observer>) -> Self {
+        Self { peers, store, spool_dir, observer, lanes: HashMap::new(), running: JoinSet::new() }
+    }
+
+    /// A new round, and where its answers come in.
+    pub(super) fn round(&mut self, prepared: Arc<Prepared>) -> (Round, mpsc::Receiver<Answer>) {
+        while self.running.try_join_next().is_some() {}
+        let (answers, incoming) = mpsc::channel(64);
+        let (whole, enough) = (Arc::default(), CancellationToken::new());
+        (Round { prepared, whole, enough, answers }, incoming)
+    }
+
+    /// Tries until the member pinned or the round ends.
+    pub(super) fn send(&mut self, round: &Round, id: NodeId, member: &Member) {
+        let lane = self.lanes.entry(id).or_insert_with(|| Arc::new(Semaphore::new(ON_THE_WAY_MAX)));
+        let way = Way {
+            peers: self.peers.clone(),
+            store: self.store.clone(),
+            spool_dir: self.spool_dir.clone(),
+            observer: Arc::clone(&self.observer),
+            id,
+            member: member.clone(),
+            prepared: Arc::clone(&round.prepared),
+            whole: Arc::clone(&round.whole),
+        };
+        let (lane, enough, answers) = (Arc::clone(lane), round.enough.clone(), round.answers.clone());
+        self.running.spawn(async move {
+            let permit = tokio::select! {
+                permit = lane.acquire() => permit,
+                () = enough.cancelled() => return,
+            };
+            // The semaphore is never closed; holding its permit or not, the member is served.
+            let _permit = permit;
+            way.go(&enough, &answers).await;
+        });
+    }
+}
+
+/// All that one member's attempts need.
+struct Way {
+    peers: Peers,
+    store: Store,
+    spool_dir: PathBuf,
+    observer: Arc<dyn Observer>,
+    id: NodeId,
+    member: Member,
+    prepared: Arc<Prepared>,
+    whole: Arc<OnceCell<Arc<(Header, Spool)>>>,
+}
+
+enum Parcel {
+    Small(Arc<Prepared>),
+    Whole(Arc<(Header, Spool)>),
+}
+
+impl Parcel {
+    fn header(&self) -> &Header {
+        match self {
+            Self::Small(prepared) => &prepared.header,
+            Self::Whole(whole) => &whole.0,
+        }
+    }
+
+    fn spool(&self) -> &Spool {
+        match self {
+            Self::Small(prepared) => &prepared.spool,
+            Self::Whole(whole) => &whole.1,
+        }
+    }
+}
+
+impl Way {
+    async fn go(&self, enough: &CancellationToken, answers: &mpsc::Sender<Answer>) {
+        let mut wait = RETRY_MIN;
+        let mut sends_whole = false;
+        loop {
+            let parcel = if sends_whole {
+                self.whole().await
+            } else {
+                Some(Parcel::Small(Arc::clone(&self.prepared)))
+            };
+            let refused = match parcel {
+                None => Some("encoding all contents failed".to_owned()),
+                Some(parcel) => match self.attempt(Arc::new(parcel)).await {
+                    Ok(reply) if reply.pinned => None,
+                    Ok(reply) => {
+                        // It holds the parent and refuses all the same: it may lack a content of it.
+                        sends_whole = reply.newest >= self.prepared.generation.parent;
+                        Some(reply.refused)
+                    }
+                    Err(status) => Some(format!("{}: {}", status.code(), status.message())),
+                },
+            };
+            let is_done = refused.is_none();
+            if let Some(why) = &refused {
+                tracing::debug!(peer = %self.member.name, generation = self.prepared.generation.number, why, "not staged");
+            }
+            // A round that is over listens no more.
+            let _ = answers.send(Answer { member: self.id, refused }).await;
+            if is_done {
+                return;
+            }
+            tokio::select! {
+                () = enough.cancelled() => return,
+                () = tokio::time::sleep(wait) => wait = (wait * 2).min(RETRY_MAX),
+            }
+        }
+    }
+
+    async fn whole(&self) -> Option<Parcel> {
+        let made = self.whole.get_or_try_init(|| async {
+            let (prepared, store, dir) =
+                (Arc::clone(&self.prepared), self.store.clone(), self.spool_dir.clone());
+            let made = tokio::task::spawn_blocking(move || prepared.whole(&store, &dir)).await;
+            match made {
+                Ok(Ok(whole)) => Ok(Arc::new(whole)),
+                Ok(Err(error)) => {
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "the parcel with all contents failed"
+                    );
+                    Err(())
+                }
+                Err(_) => Err(()),
+            }
+        });
+        made.await.ok().map(|whole| Parcel::Whole(Arc::clone(whole)))
+    }
+
+    async fn attempt(&self, parcel: Arc<Parcel>) -> Result<proto::StageReply, tonic::Status> {
+        let mut client = self
+            .peers
+            .artifacts(self.id, &self.member.address, Lane::Bulk)
+            .map_err(|error| tonic::Status::invalid_argument(error.to_string()))?;
+        let limit = (ANSWER_WITHIN + Duration::from_secs(parcel.spool().bytes() / SLOWEST)).min(ATTEMPT_MAX);
+        let (pieces, stream) = mpsc::channel(2);
+        let sent = AtomicU64::new(0);
+        let reply = {
+            let call = within(limit, client.stage(ReceiverStream::new(stream)));
+            let feeding = feed(&parcel, pieces, &sent);
+            tokio::pin!(call, feeding);
+            // The reply may come before all was read: a refusal needs no body.
+            tokio::select! {
+                biased;
+                reply = &mut call => reply,
+                fed = &mut feeding => match fed {
+                    Ok(()) => call.await,
+                    Err(error) => Err(tonic::Status::internal(format!("reading the encoded parcel: {error}"))),
+                },
+            }
+        };
+        let sent = sent.into_inner();
+        if sent > 0 {
+            self.observer.sent(&self.member.name, "zstd", sent);
+        }
+        reply
+    }
+}
+
+/// Hands the parcel on piece by piece, until the other side listens no more, and counts the bytes that went.
+async fn feed(parcel: &Arc<Parcel>, pieces: mpsc::Sender<proto::Parcel>, sent: &AtomicU64) -> io::Result<()> {
+    let mut next = Some(proto::parcel::Part::Header(parcel.header().into()));
+    let mut index = 0;
+    while let Some(part) = next {
+        let message = proto::Parcel { part: Some(part) };
+        let bytes = message.encoded_len() as u64;
+        if pieces.send(message).await.is_err() {
+            break;
+        }
+        sent.fetch_add(bytes, Ordering::Relaxed);
+        let source = Arc::clone(parcel);
+        let piece = match parcel.spool().is_in_memory() {
+            true => source.spool().piece(index)?,
+            false => tokio::task::spawn_blocking(move || source.spool().piece(index)).await??,
+        };
+        index += 1;
+        next = piece.map(proto::parcel::Part::Data);
+    }
+    Ok(())
+}

@@ -1,0 +1,652 @@
+//! The publishing task: looks, decides, prepares, stages and offers to the log, one generation after another.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::crash;
+use crate::inventory::{InventoryHandle, Observed};
+use crate::model::{
+    ClusterState, Commit, CommitOutcome, Coordinator, Epoch, NodeId, Place, Problem, RootName, Rules, Seed,
+    Severity, unix_ms,
+};
+use crate::plan::{Matcher, PatternError};
+use crate::publish::batch::{Batch, Decision, Gather, Scene};
+use crate::publish::prepare::{Draft, Prepared, base_forest, prepare};
+use crate::publish::stage::Stages;
+use crate::publish::status::problem;
+use crate::publish::window::DeleteWindow;
+use crate::publish::{LastPublish, Observer, PublishError, PublishStatus, Timing, own_rules};
+use crate::rpc::Peers;
+use crate::store::{Adopted, Store};
+use crate::tree::Root;
+
+/// Without a majority for this long, it is a problem.
+const MAJORITY_WITHIN: Duration = Duration::from_secs(10);
+/// How long the log's news may take to arrive here after it said that it has a commit.
+const APPLIED_WITHIN: Duration = Duration::from_secs(5);
+/// The head of the log is adopted by another task; it is looked for this often meanwhile.
+const ADOPTED_EVERY: Duration = Duration::from_millis(2);
+/// After a publish failed on this node.
+const AGAIN: Duration = Duration::from_secs(1);
+/// How often rules that would touch paths are compared with the folder anew.
+const RULES_EVERY: Duration = Duration::from_secs(30);
+/// How many paths are named one by one.
+const NAMED_MAX: usize = 10;
+
+/// What publishing is told at the start.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// This node's name.
+    pub node: String,
+    /// How long changes wait.
+    pub timing: Timing,
+    /// Deletes above this within ten minutes are held.
+    pub max_delete: u64,
+    /// The rules of this node's own file.
+    pub rules: Rules,
+    /// Roots that may be absent.
+    pub optional: BTreeSet<RootName>,
+    /// Where a large parcel is kept while it is sent: on the disk of the data folder.
+    pub spool_dir: PathBuf,
+}
+
+/// What others see of the task. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct PublishHandle {
+    /// How publishing stands; all zero while this node is not the manager.
+    pub status: watch::Receiver<PublishStatus>,
+}
+
+/// The task. Does nothing while this node is not the manager.
+pub struct PublishTask {
+    config: Config,
+    coordinator: Arc<dyn Coordinator>,
+    state: watch::Receiver<Option<Arc<ClusterState>>>,
+    observed: watch::Receiver<Arc<Observed>>,
+    store: Store,
+    active: watch::Receiver<Option<Epoch>>,
+    withheld: watch::Receiver<Arc<BTreeSet<Place>>>,
+    observer: Arc<dyn Observer>,
+    status: watch::Sender<PublishStatus>,
+    stages: Stages,
+    /// The epoch that the fields below belong to.
+    epoch: Option<Epoch>,
+    gather: Gather,
+    window: DeleteWindow,
+    matchers: (Rules, BTreeMap<RootName, Matcher>),
+    own: OwnRules,
+    /// What went wrong in the last attempt; until when nothing is tried.
+    failed: Option<(Problem, Instant)>,
+    last: Option<LastPublish>,
+}
+
+/// What is known of the rules of this node's own file where they differ from the head's.
+#[derive(Default)]
+struct OwnRules {
+    /// The head's rules that they were compared with, and when.
+    compared: Option<(Rules, Instant)>,
+    touched: BTreeSet<Place>,
+}
+
+/// The right to publish, and what from.
+#[derive(Clone)]
+struct Office {
+    me: NodeId,
+    epoch: Epoch,
+    /// The head; none before the first generation.
+    parent: Option<Arc<Adopted>>,
+    /// The rules in force: the head's, or before the first generation this node's own.
+    rules: Rules,
+}
+
+enum Standing {
+    /// Another node is manager, or this one's folder is not at the head yet.
+    Out,
+    /// The log is ahead of this node's store.
+    Behind,
+    In(Office),
+}
+
+/// Makes the task and what others see of it.
+///
+/// `active` is the epoch in which this node may publish: its folder was brought to the head. `withheld` are places that
+/// must not be published although they differ.
+#[allow(clippy::too_many_arguments)]
+#[must_use]
+pub fn new(
+    mut config: Config,
+    coordinator: Arc<dyn Coordinator>,
+    inventory: InventoryHandle,
+    store: Store,
+    peers: Peers,
+    active: watch::Receiver<Option<Epoch>>,
+    withheld: watch::Receiver<Arc<BTreeSet<Place>>>,
+    observer: Arc<dyn Observer>,
+) -> (PublishHandle, PublishTask) {
+    config.rules.roots.sort_by(|(a, _), (b, _)| a.cmp(b));
+    let (status, seen) = watch::channel(PublishStatus::default());
+    let stages = Stages::new(peers, store.clone(), config.spool_dir.clone(), Arc::clone(&observer));
+    let task = PublishTask {
+        gather: Gather::new(config.timing),
+        state: coordinator.state(),
+        observed: inventory.observed(),
+        config,
+        coordinator,
+        store,
+        active,
+        withheld,
+        observer,
+        status,
+        stages,
+        epoch: None,
+        window: DeleteWindow::default(),
+        matchers: Default::default(),
+        own: OwnRules::default(),
+        failed: None,
+        last: None,
+    };
+    (PublishHandle { status: seen }, task)
+}
+
+impl PublishTask {
+    /// Publishes until `stop`. A proposal that is in flight then stays in flight: its outcome is in the log.
+    ///
+    /// # Errors
+    /// [`PublishError`] when the store can't be trusted any more.
+    pub async fn run(mut self, stop: CancellationToken) -> Result<(), PublishError> {
+        loop {
+            let wake = tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                wake = self.turn() => wake?,
+            };
+            let sleep = async {
+                match wake {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let gone = tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = sleep => false,
+                changed = self.observed.changed() => changed.is_err(),
+                changed = self.state.changed() => changed.is_err(),
+                changed = self.active.changed() => changed.is_err(),
+                changed = self.withheld.changed() => changed.is_err(),
+            };
+            if gone {
+                // Whoever spoke has ended, so the daemon is about to.
+                stop.cancelled().await;
+                return Ok(());
+            }
+        }
+    }
+
+    /// Looks once, and publishes what is due. Says when to look again even if nothing changes.
+    async fn turn(&mut self) -> Result<Option<Instant>, PublishError> {
+        let office = match self.office() {
+            Standing::Out => {
+                self.epoch = None;
+                self.status.send_if_modified(|status| std::mem::take(status) != PublishStatus::default());
+                return Ok(None);
+            }
+            Standing::Behind => return Ok(Some(Instant::now() + ADOPTED_EVERY)),
+            Standing::In(office) => office,
+        };
+        if self.epoch != Some(office.epoch) {
+            self.enter(office.epoch).await?;
+        }
+        let observed = Arc::clone(&self.observed.borrow_and_update());
+        if !observed.complete {
+            return Ok(None);
+        }
+        let (decision, notes) = match self.decide(&office, &observed).await {
+            Ok(decided) => decided,
+            Err(error) => return self.after_failure(error).map(Some),
+        };
+        let (batch, rules) = match decision {
+            _ if self.failed.as_ref().is_some_and(|(_, until)| *until > Instant::now()) => {
+                self.tell(notes);
+                return Ok(self.failed.as_ref().map(|(_, until)| *until));
+            }
+            (Decision::Go(batch), rules) => (batch, rules),
+            (_, Some(rules)) => (Batch { edits: BTreeMap::new(), seen: Instant::now() }, Some(rules)),
+            (Decision::Wait(at), None) => {
+                self.tell(notes);
+                return Ok(Some(self.window.eases().map_or(at, |eases| eases.min(at))));
+            }
+            (Decision::Idle, None) => {
+                self.tell(notes);
+                let compares = self.own.compared.as_ref().map(|(_, at)| *at + RULES_EVERY);
+                return Ok([self.window.eases(), compares].into_iter().flatten().min());
+            }
+        };
+        self.tell(notes.clone());
+        match self.publish(&office, &observed, batch, rules, &notes).await {
+            Ok(wait) => {
+                self.failed = None;
+                Ok(Some(Instant::now() + wait))
+            }
+            Err(error) => self.after_failure(error).map(Some),
+        }
+    }
+
+    fn office(&mut self) -> Standing {
+        let Some(epoch) = *self.active.borrow_and_update() else { return Standing::Out };
+        let Some(me) = self.coordinator.standing().borrow().node else { return Standing::Out };
+        let Some(state) = self.state.borrow_and_update().clone() else { return Standing::Out };
+        if !holds_office(&state, epoch, me) {
+            return Standing::Out;
+        }
+        // Before the cluster's first generation, what this store may know is another cluster's.
+        let parent = state.head.as_ref().and_then(|_| self.store.head());
+        let adopted = parent.as_ref().map(|head| (head.generation.number, head.generation.digest));
+        if adopted != state.head.as_ref().map(|head| (head.generation, head.digest)) {
+            return Standing::Behind;
+        }
+        if parent.is_none() && !may_be_first(&state.seed, me) {
+            return Standing::Out;
+        }
+        let rules = parent.as_ref().map_or_else(|| self.config.rules.clone(), |head| head.rules.clone());
+        Standing::In(Office { me, epoch, parent, rules })
+    }
+
+    /// Begins an epoch: forgets what was pending in another one, and learns what was deleted lately.
+    async fn enter(&mut self, epoch: Epoch) -> Result<(), PublishError> {
+        self.epoch = Some(epoch);
+        self.gather = Gather::new(self.config.timing);
+        self.own = OwnRules::default();
+        self.failed = None;
+        self.window = DeleteWindow::default();
+        let store = self.store.clone();
+        let history = tokio::task::spawn_blocking(move || store.history(usize::MAX)).await??;
+        for entry in history {
+            let ago = u64::try_from(unix_ms() - entry.generation.created_unix_ms).unwrap_or(0);
+            self.window.note(Instant::now(), Duration::from_millis(ago), entry.removed);
+        }
+        Ok(())
+    }
+
+    /// What is due now, with rules of this node's own file if those go out with it, and what there is to say.
+    async fn decide(
+        &mut self,
+        office: &Office,
+        observed: &Arc<Observed>,
+    ) -> Result<((Decision, Option<Rules>), Vec<Problem>), PublishError> {
+        let mut problems = Vec::new();
+        let own = self.own_rules(office, observed, &mut problems).await?;
+        let shut = shut_roots(&office.rules, &self.config.optional, observed, &mut problems);
+        let is_first = office.parent.is_none();
+        let is_bare = observed.forest.roots.values().all(crate::model::Manifest::is_bare);
+        if is_first && (!shut.is_empty() || is_bare) {
+            // A folder that is not there, or empty, never becomes the first generation.
+            return Ok(((Decision::Idle, None), problems));
+        }
+        if self.matchers.0 != office.rules || self.matchers.1.is_empty() {
+            self.matchers = (office.rules.clone(), matchers(&office.rules)?);
+        }
+        let base = base_forest(office.parent.as_deref(), &office.rules);
+        let now = Instant::now();
+        let withheld = Arc::clone(&self.withheld.borrow_and_update());
+        let matchers = &self.matchers.1;
+        let protected =
+            |place: &Place| matchers.get(&place.root).is_some_and(|matcher| matcher.protected(&place.path));
+        let scene = Scene {
+            head: &base,
+            observed: &observed.forest,
+            touched: &observed.touched,
+            busy: &observed.busy,
+            shut: &shut,
+            withheld: &withheld,
+            protected: &protected,
+        };
+        self.gather.update(&scene, now);
+        let left = self.window.left(now, self.config.max_delete);
+        let decision = self.gather.decide(&base, now, left);
+        self.name_problems(now, &mut problems);
+        Ok(((decision, own), problems))
+    }
+
+    /// The rules of this node's own file, if they differ from the head's and touch no path.
+    async fn own_rules(
+        &mut self,
+        office: &Office,
+        observed: &Arc<Observed>,
+        problems: &mut Vec<Problem>,
+    ) -> Result<Option<Rules>, PublishError> {
+        let Some(parent) = office.parent.as_ref().filter(|parent| parent.rules != self.config.rules) else {
+            self.own = OwnRules::default();
+            return Ok(None);
+        };
+        let is_known = self
+            .own
+            .compared
+            .as_ref()
+            .is_some_and(|(rules, at)| *rules == parent.rules && at.elapsed() < RULES_EVERY);
+        if !is_known {
+            let (head, own, roots) = (Arc::clone(parent), self.config.rules.clone(), open_roots(observed));
+            self.own.touched = tokio::task::spawn_blocking(move || {
+                own_rules::touched(&head.rules, &own, &head.forest, &roots)
+            })
+            .await??;
+            self.own.compared = Some((parent.rules.clone(), Instant::now()));
+        }
+        let touched = &self.own.touched;
+        if touched.is_empty() {
+            return Ok(Some(self.config.rules.clone()));
+        }
+        let named: Vec<String> = touched.iter().take(NAMED_MAX).map(ToString::to_string).collect();
+        problems.push(problem(
+            Severity::Warning,
+            "rules-held",
+            format!(
+                "the rules of this node's file differ from the cluster's and would take in or release {} paths, so they \
+                 are not published: {}",
+                touched.len(),
+                named.join(", ")
+            ),
+            "restore the former rules in the configuration and restart",
+        ));
+        Ok(None)
+    }
+
+    fn name_problems(&self, now: Instant, problems: &mut Vec<Problem>) {
+        for root in self.gather.emptied() {
+            let message =
+                format!("the root {root} has no artifact any more, so nothing is published from it");
+            let remedy = "mount or restore the folder";
+            let emptied = problem(Severity::Warning, "root-emptied", message, remedy);
+            problems.push(Problem { root: Some(root.to_string()), ..emptied });
+        }
+        if let (_, deletes @ 1..) = self.gather.held() {
+            let message = format!(
+                "{deletes} artifacts were deleted, more than sync.max_delete ({}) allows within ten minutes: their \
+                 deletes are held, the rest flows",
+                self.config.max_delete
+            );
+            let remedy = "restore the files, or raise sync.max_delete and restart";
+            problems.push(problem(Severity::Warning, "mass-delete", message, remedy));
+        }
+        let at = |place: &Place, code, message: String, remedy| {
+            let (root, path) = (Some(place.root.to_string()), Some(place.path.to_string()));
+            Problem { root, path, ..problem(Severity::Warning, code, message, remedy) }
+        };
+        problems.extend(self.gather.stuck(now).into_iter().take(NAMED_MAX).map(|place| {
+            let message = format!("{place} is still being written, so it is not published");
+            at(place, "busy-file", message, "find out who keeps it open (lsof) and let the writer close it")
+        }));
+        problems.extend(self.gather.unsafe_links().iter().take(NAMED_MAX).map(|place| {
+            let message =
+                format!("the link {place} leads out of its root or is absolute, so it is not published");
+            at(place, "unsafe-link", message, "make it relative and let it stay in its root, or exclude it")
+        }));
+    }
+
+    /// Brings a batch into the log. Says how long to wait before the next look.
+    async fn publish(
+        &mut self,
+        office: &Office,
+        observed: &Observed,
+        batch: Batch,
+        rules: Option<Rules>,
+        notes: &[Problem],
+    ) -> Result<Duration, PublishError> {
+        let decided = Instant::now();
+        let draft = Draft {
+            parent: office.parent.clone(),
+            edits: batch.edits,
+            rules: rules.unwrap_or_else(|| office.rules.clone()),
+            epoch: office.epoch,
+            author: self.config.node.clone(),
+            created_unix_ms: unix_ms(),
+        };
+        let (roots, store, dir) = (open_roots(observed), self.store.clone(), self.config.spool_dir.clone());
+        let outcome = tokio::task::spawn_blocking(move || prepare(draft, &roots, &store, &dir)).await??;
+        let now = Instant::now();
+        outcome.unreadable.iter().for_each(|place| self.gather.postpone(place, now));
+        let Some(prepared) = outcome.prepared else { return Ok(ADOPTED_EVERY) };
+        let (prepared, read) = (Arc::new(prepared), now);
+        crash::point("publish.before-stage");
+        let Some(holders) = self.stage(office, Arc::clone(&prepared), notes).await else {
+            return Ok(Duration::ZERO);
+        };
+        let staged = Instant::now();
+        crash::point("publish.after-stage");
+        let is_committed = self.commit(office, &prepared, holders).await;
+        crash::point("publish.after-commit");
+        if is_committed {
+            let done = Instant::now();
+            self.window.note(done, Duration::ZERO, prepared.deletes);
+            let last = LastPublish {
+                generation: prepared.generation.number,
+                changes: prepared.changes,
+                parcel_bytes: prepared.spool.bytes(),
+                gather: decided.saturating_duration_since(batch.seen),
+                read: read - decided,
+                stage: staged - read,
+                commit: done - staged,
+            };
+            tracing::info!(
+                generation = last.generation,
+                changes = last.changes,
+                bytes = last.parcel_bytes,
+                gather = ?last.gather,
+                read = ?last.read,
+                stage = ?last.stage,
+                commit = ?last.commit,
+                "published"
+            );
+            let steps = [
+                ("gather", last.gather),
+                ("read", last.read),
+                ("stage", last.stage),
+                ("commit", last.commit),
+            ];
+            steps.into_iter().for_each(|(step, took)| self.observer.step(step, took));
+            self.observer.published(done.saturating_duration_since(batch.seen));
+            self.last = Some(last);
+            let wanted = prepared.generation.number;
+            let arrived = self.state.wait_for(|state| {
+                state
+                    .as_ref()
+                    .is_some_and(|state| state.generation() >= wanted || state.epoch() != office.epoch)
+            });
+            if tokio::time::timeout(APPLIED_WITHIN, arrived).await.is_err() {
+                tracing::warn!(generation = wanted, "committed, but this node's own log is not there yet");
+            }
+        }
+        Ok(Duration::ZERO)
+    }
+
+    /// Sends the generation to every member until a majority of the voters, this node among them, holds it. None when
+    /// this node may not publish it any more.
+    async fn stage(
+        &mut self,
+        office: &Office,
+        prepared: Arc<Prepared>,
+        notes: &[Problem],
+    ) -> Option<BTreeSet<NodeId>> {
+        let parent = prepared.generation.parent;
+        let (round, mut answers) = self.stages.round(prepared);
+        let mut holders = BTreeSet::from([office.me]);
+        let mut begun = BTreeSet::from([office.me]);
+        let mut refusals: BTreeMap<NodeId, String> = BTreeMap::new();
+        let late = tokio::time::sleep(MAJORITY_WITHIN);
+        tokio::pin!(late);
+        loop {
+            let state = self.state.borrow_and_update().clone()?;
+            let is_active = *self.active.borrow_and_update() == Some(office.epoch);
+            if !is_active || !holds_office(&state, office.epoch, office.me) || state.generation() != parent {
+                tracing::info!(
+                    epoch = office.epoch,
+                    "a generation was given up: this node is not the manager any more"
+                );
+                return None;
+            }
+            for (id, member) in state.members.iter().filter(|(id, _)| begun.insert(**id)) {
+                self.stages.send(&round, *id, member);
+            }
+            if state.is_majority(&holders) {
+                return Some(holders);
+            }
+            if late.is_elapsed() {
+                let mut problems = notes.to_vec();
+                problems.push(no_majority(&state, &holders, &refusals));
+                self.tell(problems);
+            }
+            tokio::select! {
+                answer = answers.recv() => {
+                    let answer = answer?;
+                    match answer.refused {
+                        None => { holders.insert(answer.member); }
+                        Some(why) => { refusals.insert(answer.member, why); }
+                    }
+                }
+                () = &mut late, if !late.is_elapsed() => {}
+                changed = self.state.changed() => changed.ok()?,
+                changed = self.active.changed() => changed.ok()?,
+            }
+        }
+    }
+
+    /// Offers the generation to the log; true when it is the head now. After an unknown outcome the log is read, for
+    /// as long as it takes, before anything else may be built on the same parent.
+    async fn commit(&mut self, office: &Office, prepared: &Prepared, holders: BTreeSet<NodeId>) -> bool {
+        let generation = &prepared.generation;
+        let commit = Commit {
+            epoch: office.epoch,
+            parent: generation.parent,
+            generation: generation.number,
+            digest: generation.digest,
+            author: office.me,
+            committed_unix_ms: unix_ms(),
+            holders,
+        };
+        match self.coordinator.commit(commit).await {
+            Ok(CommitOutcome::Committed) => return true,
+            Ok(CommitOutcome::Refused(why)) => {
+                tracing::info!(generation = generation.number, %why, "the log refused a generation");
+                return false;
+            }
+            Err(error) => tracing::warn!(generation = generation.number, %error, "asking the log"),
+        }
+        let mut wait = Duration::from_millis(100);
+        loop {
+            if let Some(state) = self.coordinator.confirm().await {
+                return state.head.as_ref().is_some_and(|head| {
+                    (head.generation, head.digest, head.epoch)
+                        == (generation.number, generation.digest, generation.epoch)
+                });
+            }
+            let state = self.state.borrow().clone();
+            if state.is_none_or(|state| !holds_office(&state, office.epoch, office.me)) {
+                return false;
+            }
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(AGAIN);
+        }
+    }
+
+    /// Goes on after a while, unless the disk can't be trusted.
+    fn after_failure(&mut self, error: PublishError) -> Result<Instant, PublishError> {
+        if error.is_fatal() {
+            return Err(error);
+        }
+        tracing::warn!(error = &error as &dyn std::error::Error, "nothing could be published");
+        let mut message = error.to_string();
+        let mut cause = std::error::Error::source(&error);
+        while let Some(error) = cause {
+            message = format!("{message}: {error}");
+            cause = error.source();
+        }
+        let remedy = "free space on the data folder's disk, or see the log; it is tried again by itself";
+        let until = Instant::now() + AGAIN;
+        self.failed = Some((problem(Severity::Critical, "publish-failed", message, remedy), until));
+        self.tell(Vec::new());
+        Ok(until)
+    }
+
+    fn tell(&self, mut problems: Vec<Problem>) {
+        problems.extend(self.failed.iter().map(|(problem, _)| problem.clone()));
+        let (pending, (held, _)) = (self.gather.pending(), self.gather.held());
+        let status = PublishStatus { pending, held, problems, last: self.last.clone() };
+        self.status.send_if_modified(|told| {
+            let is_news = *told != status;
+            *told = status;
+            is_news
+        });
+    }
+}
+
+fn holds_office(state: &ClusterState, epoch: Epoch, me: NodeId) -> bool {
+    state.appointment.as_ref().is_some_and(|office| office.epoch == epoch && office.manager == me)
+}
+
+fn may_be_first(seed: &Seed, me: NodeId) -> bool {
+    match seed {
+        Seed::Anyone => true,
+        Seed::OneOf(nodes) => nodes.contains(&me),
+        Seed::Conflict(_) => false,
+    }
+}
+
+fn open_roots(observed: &Observed) -> BTreeMap<RootName, Arc<Root>> {
+    observed.roots.iter().filter_map(|(name, state)| Some((name.clone(), state.root.clone()?))).collect()
+}
+
+fn matchers(rules: &Rules) -> Result<BTreeMap<RootName, Matcher>, PatternError> {
+    rules.roots.iter().map(|(root, rules)| Ok((root.clone(), Matcher::new(rules)?))).collect()
+}
+
+/// Roots from which nothing may be published now: not there, not the one it was, or not yet seen under these rules.
+fn shut_roots(
+    rules: &Rules,
+    optional: &BTreeSet<RootName>,
+    observed: &Observed,
+    problems: &mut Vec<Problem>,
+) -> BTreeSet<RootName> {
+    let mut shut = BTreeSet::new();
+    for (name, wanted) in &rules.roots {
+        let Some(state) = observed.roots.get(name) else {
+            shut.insert(name.clone());
+            continue;
+        };
+        let is_absent = state.root.is_none() && !optional.contains(name);
+        let is_other = (&state.rules.exclude, &state.rules.per_node) != (&wanted.exclude, &wanted.per_node);
+        if state.device_changed {
+            let message =
+                format!("the root {name} lies on another disk than before, so nothing is published from it");
+            let remedy = "mount the former file system, or restart the daemon if the move was meant";
+            let moved = problem(Severity::Critical, "root-missing", message, remedy);
+            problems.push(Problem { root: Some(name.to_string()), ..moved });
+        }
+        if is_absent || is_other || state.device_changed || state.missing.is_some() {
+            shut.insert(name.clone());
+        }
+    }
+    shut
+}
+
+fn no_majority(
+    state: &ClusterState,
+    holders: &BTreeSet<NodeId>,
+    refusals: &BTreeMap<NodeId, String>,
+) -> Problem {
+    let lacking = state.voters.difference(holders).filter_map(|id| {
+        let name = &state.members.get(id)?.name;
+        Some(format!("{name} ({})", refusals.get(id).map_or("no answer", String::as_str)))
+    });
+    let message = format!(
+        "a change is held by {} of {} voters, so it can't be committed; missing: {}",
+        state.voters.intersection(holders).count(),
+        state.voters.len(),
+        lacking.collect::<Vec<_>>().join(", ")
+    );
+    let remedy = "start the missing nodes, or open their port; it is tried again by itself";
+    problem(Severity::Critical, "no-majority", message, remedy)
+}

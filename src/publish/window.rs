@@ -1,0 +1,52 @@
+//! How many artifacts were deleted lately, so that a mass delete in small portions is one too.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Deletes are counted over this long.
+const WINDOW: Duration = Duration::from_secs(600);
+
+/// Deletes committed within the window.
+#[derive(Debug, Default)]
+pub(super) struct DeleteWindow(VecDeque<(Instant, u64)>);
+
+impl DeleteWindow {
+    /// So many artifacts were deleted by a commit `ago`.
+    pub(super) fn note(&mut self, now: Instant, ago: Duration, deletes: u64) {
+        if deletes > 0 && ago < WINDOW {
+            self.0.push_back((now.checked_sub(ago).unwrap_or(now), deletes));
+        }
+    }
+
+    /// How many more may be deleted now.
+    pub(super) fn left(&mut self, now: Instant, max: u64) -> u64 {
+        self.0.retain(|(at, _)| *at + WINDOW > now);
+        max.saturating_sub(self.0.iter().map(|(_, deletes)| deletes).sum())
+    }
+
+    /// When the oldest noted deletes are forgotten.
+    pub(super) fn eases(&self) -> Option<Instant> {
+        self.0.iter().map(|(at, _)| *at + WINDOW).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deletes_count_for_ten_minutes() {
+        let now = Instant::now() + Duration::from_secs(3600);
+        let mut window = DeleteWindow::default();
+        window.note(now, Duration::from_secs(590), 30);
+        window.note(now, Duration::from_secs(601), 99);
+        window.note(now, Duration::ZERO, 15);
+        assert_eq!(window.left(now, 50), 5);
+        assert_eq!(window.eases(), Some(now + Duration::from_secs(10)));
+        assert_eq!(window.left(now + Duration::from_secs(10), 50), 35);
+        assert_eq!(window.left(now + Duration::from_secs(599), 10), 0);
+        assert_eq!(window.left(now + Duration::from_secs(600), 50), 50);
+    }
+}
