@@ -305,7 +305,8 @@ mod tests {
         let folder = || Entry::Folder { mode: 0o755 };
         let file = || Entry::File { mode: 0o644, size: 0, hash: ContentHash::of(b"") };
         let config = RootConfig { name: RootName::new("r"), path: PathBuf::from("/r"), optional: false };
-        let mut holding = Holding::new(config, Matcher::new(&RootRules::default()).unwrap());
+        let mut holding =
+            Holding::new(config, Matcher::new(&RootRules::default()).unwrap(), RootRules::default());
         let all = [("a", folder()), ("a/b", folder()), ("a/b/x", file()), ("c", folder()), ("c/x", file())]
             .map(|(text, entry)| (path(text), Some(entry)));
         holding.manifest = Some(Manifest::default().with(all.clone()).unwrap());
