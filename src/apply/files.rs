@@ -1,27 +1,25 @@
-//! Tends the roots of this node: an ordinary node follows the head; a new manager brings its folder to the head and
-//! publishes from there on; a manager's folder is the source and is not written to.
+//! Tends the roots of this node: decides what they are to this node now, and lets an ordinary node follow the head.
+//! Being manager is `office`'s.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::apply::displaced::{clear_leftovers, drop_displaced};
-use crate::apply::judge::{Drift, Sight, Verdict, judge};
-use crate::apply::mark::{Admission, Who, admit, join};
-use crate::apply::owner::owner_of;
-use crate::apply::reconcile::{Round, Site, reconcile};
-use crate::apply::status::{about, of_failure, of_root, problem};
+use crate::apply::displaced::drop_displaced;
+use crate::apply::judge::{Sight, judge};
+use crate::apply::reconcile::{Round, reconcile};
+use crate::apply::roots::Roots;
+use crate::apply::status::{of_failure, of_root, problem};
 use crate::apply::task::{ApplyTask, blocking, office_of};
-use crate::apply::{ApplyError, ApplyTaskError, RootProblem};
+use crate::apply::tell::some_of;
+use crate::apply::{ApplyError, ApplyTaskError};
 use crate::inventory::Observed;
 use crate::model::{
-    ClusterState, Edit, Entry, Epoch, Forest, NodeId, NodeState, Place, Problem, RootName, RootRules, Seed,
-    Severity, Standing, unix_ms,
+    ClusterState, ContentHash, Edit, Entry, Forest, NodeId, NodeState, Place, Problem, Seed, Severity,
+    Standing, unix_ms,
 };
 use crate::store::{Adopted, Applied, StoreError};
-use crate::tree::Root;
 
 /// How long what came out is kept, because a writer may still have it open.
 const SECOND_LOOK: Duration = Duration::from_secs(2);
@@ -29,10 +27,6 @@ const SECOND_LOOK: Duration = Duration::from_secs(2);
 const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// How soon one is tried again that met somebody else's change.
 const RESTLESS_AGAIN: Duration = Duration::from_millis(50);
-/// How soon a new manager asks again for the newest state.
-const CONFIRM_AGAIN: Duration = Duration::from_millis(300);
-/// How many places of one kind are named as problems of their own.
-const NAMED_MAX: usize = 100;
 
 /// An apply that failed, and when it is tried again.
 #[derive(Debug)]
@@ -44,22 +38,12 @@ pub(super) struct Failing {
     due: Instant,
 }
 
-/// The roots of this node as they are now.
-#[derive(Debug, Default)]
-struct Roots {
-    sites: BTreeMap<RootName, Site>,
-    problems: BTreeMap<RootName, RootProblem>,
-    /// Not joined with yet.
-    free: BTreeSet<RootName>,
-    notes: Vec<Problem>,
-}
-
 /// What a look is about.
-struct Scene<'a> {
-    state: &'a ClusterState,
-    node: NodeId,
-    observed: Arc<Observed>,
-    roots: Roots,
+pub(super) struct Scene<'a> {
+    pub state: &'a ClusterState,
+    pub node: NodeId,
+    pub observed: Arc<Observed>,
+    pub roots: Roots,
 }
 
 impl ApplyTask {
@@ -103,169 +87,6 @@ impl ApplyTask {
         }
     }
 
-    /// The manager: only the record moves.
-    async fn hold_office(
-        &mut self,
-        scene: &Scene<'_>,
-        head: Option<Arc<Adopted>>,
-    ) -> Result<(), ApplyTaskError> {
-        if !scene.roots.problems.is_empty() {
-            tracing::error!("a root can't be used: nothing is published");
-            self.active.send_replace(None);
-            self.now.state = NodeState::RootMissing;
-            return Ok(());
-        }
-        self.now.state = NodeState::Manager;
-        self.now.matches = true;
-        let held = Arc::clone(&self.held.borrow());
-        if let Some(head) = head {
-            self.record(scene.state, &head).await?;
-            let differs = |place: &Place| scene.observed.forest.get(place) != head.forest.get(place);
-            let still: BTreeSet<Place> = held.iter().filter(|place| differs(place)).cloned().collect();
-            if still.len() < held.len() {
-                self.held.send_replace(Arc::new(still));
-            }
-        }
-        self.tell_of_office();
-        Ok(())
-    }
-
-    fn tell_of_office(&mut self) {
-        let held = Arc::clone(&self.held.borrow());
-        if !held.is_empty() {
-            let message = format!(
-                "{} paths changed while no syncd watched, more than go out by themselves: {}",
-                held.len(),
-                some_of(held.iter())
-            );
-            let remedy = "bring these paths back to what the other nodes have";
-            self.now.problems.push(problem(Severity::Warning, "held-changes", message, remedy));
-        }
-        for place in self.restored.iter().take(NAMED_MAX) {
-            let message = format!("{place} was missing when this node became manager and was brought back");
-            let found = problem(Severity::Info, "restored", message, "delete it again if it was meant to go");
-            self.now.problems.push(about(found, &place.root, Some(place.path.to_string())));
-        }
-    }
-
-    fn leave_nothing_held(&mut self) {
-        self.restored.clear();
-        if !self.held.borrow().is_empty() {
-            self.held.send_replace(Arc::default());
-        }
-    }
-
-    /// A new manager: nothing is published before the folder is where the cluster is.
-    async fn take_office(&mut self, scene: &Scene<'_>, epoch: Epoch) -> Result<(), ApplyTaskError> {
-        self.now.state = NodeState::Syncing;
-        let confirmed = self.parts.coordinator.confirm().await;
-        let newest =
-            confirmed.as_deref().filter(|state| office_of(Some(state), Some(scene.node)) == Some(epoch));
-        let Some(newest) = newest else {
-            self.now.wait_until(Instant::now() + CONFIRM_AGAIN);
-            return Ok(());
-        };
-        let Some(wanted) = &newest.head else {
-            return self.take_office_at_the_beginning(scene, newest, epoch).await;
-        };
-        let head = self.parts.store.head().filter(|head| {
-            (head.generation.number, head.generation.digest) == (wanted.generation, wanted.digest)
-        });
-        // Else the log moves on here, which wakes the task.
-        let Some(head) = head.filter(|head| self.goes_by(head)) else { return Ok(()) };
-        // Everything is watched already, so what changes after this walk began is seen as a change.
-        let observed = self.parts.inventory.rescan().await;
-        let roots = self.examine(&observed, scene.state, scene.node, Some(&head)).await?;
-        if !roots.problems.is_empty() || !observed.complete {
-            self.now.wait_until(Instant::now() + CONFIRM_AGAIN);
-            return Ok(());
-        }
-        let scene = Scene { state: scene.state, node: scene.node, observed, roots };
-        let replaced = newest.appointment.as_ref().map_or(0, |appointment| appointment.replaced);
-        let store = self.parts.store.clone();
-        let last = blocking(move || store.manager_epoch()).await??;
-        // A mark of this cluster tells its epochs from those of a cluster before it.
-        let joined = scene.roots.free.is_empty();
-        let kept = joined && last != 0 && (last == epoch || last == replaced);
-        let edits = scene.observed.forest.edits(&head.forest);
-        if kept {
-            self.keep(&edits);
-            if !self.prepare(&scene, head.generation.number).await? {
-                return Ok(());
-            }
-            self.record(scene.state, &head).await?;
-        } else {
-            self.leave_nothing_held();
-            if !self.bring_to_head(&scene, &head, edits, true).await? {
-                return Ok(());
-            }
-        }
-        self.activate(epoch, head.generation.number).await
-    }
-
-    /// Before the first generation this folder is the source as it is.
-    async fn take_office_at_the_beginning(
-        &mut self,
-        scene: &Scene<'_>,
-        newest: &ClusterState,
-        epoch: Epoch,
-    ) -> Result<(), ApplyTaskError> {
-        let chosen = match &newest.seed {
-            Seed::Anyone => true,
-            Seed::OneOf(nodes) => nodes.contains(&scene.node),
-            Seed::Conflict(_) => false,
-        };
-        if !chosen {
-            self.now.state = NodeState::NeedsSeed;
-            return Ok(());
-        }
-        if !self.prepare(scene, 0).await? {
-            return Ok(());
-        }
-        self.activate(epoch, 0).await
-    }
-
-    /// Nobody else was manager since this node was: what its folder has beyond the head are changes.
-    fn keep(&mut self, edits: &[Edit]) {
-        let held: BTreeSet<Place> = if !self.watched && edits.len() as u64 > self.config.max_delete {
-            edits.iter().map(|edit| edit.place.clone()).collect()
-        } else {
-            BTreeSet::new()
-        };
-        if !held.is_empty() {
-            tracing::warn!(
-                paths = held.len(),
-                "more changed while no syncd watched than goes out by itself: held"
-            );
-        }
-        self.held.send_replace(Arc::new(held));
-    }
-
-    async fn activate(&mut self, epoch: Epoch, generation: u64) -> Result<(), ApplyTaskError> {
-        // Noted first: a change that is published after this must count as this node's own after a restart.
-        let store = self.parts.store.clone();
-        blocking(move || store.set_manager_epoch(epoch)).await??;
-        let state = self.parts.coordinator.state();
-        let node = self.parts.coordinator.standing().borrow().node;
-        let is_active = self.active.send_if_modified(|active| {
-            // Looked at under the lock of `active`: whoever ends the office comes after this.
-            let still = office_of(state.borrow().as_deref(), node) == Some(epoch);
-            if still {
-                *active = Some(epoch);
-            }
-            still
-        });
-        if is_active {
-            tracing::info!(epoch, generation, "this node's folder is the source now");
-            self.watched = true;
-            self.failing = None;
-            self.now.state = NodeState::Manager;
-            self.now.matches = true;
-            self.tell_of_office();
-        }
-        Ok(())
-    }
-
     /// An ordinary node.
     async fn follow(&mut self, scene: &Scene<'_>, head: Option<Arc<Adopted>>) -> Result<(), ApplyTaskError> {
         let Some(head) = head.filter(|head| self.goes_by(head)) else {
@@ -276,7 +97,7 @@ impl ApplyTask {
     }
 
     /// Makes what is to be made now. True once the roots are at the head and the record says so.
-    async fn bring_to_head(
+    pub(super) async fn bring_to_head(
         &mut self,
         scene: &Scene<'_>,
         head: &Arc<Adopted>,
@@ -399,7 +220,7 @@ impl ApplyTask {
     }
 
     /// Notes an apply that failed. Nothing was changed by it.
-    fn failed(&mut self, error: ApplyError, generation: u64) -> Result<(), ApplyTaskError> {
+    pub(super) fn failed(&mut self, error: ApplyError, generation: u64) -> Result<(), ApplyTaskError> {
         match error {
             ApplyError::Store(error) if error.is_fatal() => return Err(error.into()),
             _ => {}
@@ -418,43 +239,9 @@ impl ApplyTask {
         Ok(())
     }
 
-    /// Joins with roots that are new, and looks at what a crash left in those that are not; false when that failed.
-    async fn prepare(&mut self, scene: &Scene<'_>, generation: u64) -> Result<bool, ApplyTaskError> {
-        let todo: Vec<(RootName, Arc<Root>, bool)> = scene
-            .roots
-            .sites
-            .iter()
-            .map(|(name, site)| (name.clone(), Arc::clone(&site.root), scene.roots.free.contains(name)))
-            .filter(|(name, _, free)| *free || !self.cleared.contains(name))
-            .collect();
-        if todo.is_empty() {
-            return Ok(true);
-        }
-        let store = self.parts.store.clone();
-        let (cluster, node, members) = (scene.state.cluster, scene.node, scene.state.members.clone());
-        let names: Vec<RootName> = todo.iter().map(|(name, ..)| name.clone()).collect();
-        let work = move || {
-            let who = Who { cluster, node, members: &members, generation };
-            for (_, root, free) in &todo {
-                if *free {
-                    join(&store, root, who)?;
-                }
-                clear_leftovers(&store, root)?;
-            }
-            Ok::<_, ApplyError>(())
-        };
-        match blocking(work).await? {
-            Ok(()) => {
-                self.cleared.extend(names);
-                Ok(true)
-            }
-            Err(error) => self.failed(error, generation).map(|()| false),
-        }
-    }
-
     /// Whether the folder may be brought to a cluster that it has not been in touch with.
     async fn may_replace(&mut self, edits: &[Edit], head: &Arc<Adopted>) -> Result<bool, ApplyTaskError> {
-        let local: Vec<(Place, Option<crate::model::ContentHash>)> = edits
+        let local: Vec<(Place, Option<ContentHash>)> = edits
             .iter()
             .filter(|edit| match (&edit.old, &edit.new) {
                 (None | Some(Entry::Folder { .. }), _) => false,
@@ -505,60 +292,6 @@ impl ApplyTask {
         Ok(())
     }
 
-    fn tell_of_drift(&mut self, verdict: &Verdict) {
-        let mut fresh: BTreeMap<&RootName, u64> = BTreeMap::new();
-        for place in verdict.drifted.keys().filter(|place| !self.drifting.contains(*place)) {
-            *fresh.entry(&place.root).or_default() += 1;
-        }
-        for (root, places) in fresh {
-            self.parts.observer.drifted(root, places);
-        }
-        self.drifting = verdict.drifted.keys().cloned().collect();
-        self.now.drifted = verdict.drifted.len() as u64;
-        for (place, drift) in verdict.drifted.iter().take(NAMED_MAX) {
-            let (severity, code, message, remedy) = match drift {
-                Drift::Settling => (
-                    Severity::Info,
-                    "drift",
-                    format!("{place} is being changed on this node"),
-                    "change artifacts on the manager only",
-                ),
-                Drift::Reverted => (
-                    Severity::Warning,
-                    "drift",
-                    format!(
-                        "{place} was changed on this node and is brought back; the local content is in quarantine"
-                    ),
-                    "change artifacts on the manager only; see `syncd quarantine list`",
-                ),
-                Drift::Reported => (
-                    Severity::Warning,
-                    "drift",
-                    format!("{place} was changed on this node"),
-                    "bring it back by hand, or set drift = \"revert\"",
-                ),
-                Drift::Rejected => (
-                    Severity::Warning,
-                    "rejected",
-                    format!(
-                        "{place} was changed right after it was written here: the gateway did not take this version"
-                    ),
-                    "look for the artifact's error in the gateway's log and publish a version that deploys",
-                ),
-            };
-            let found = problem(severity, code, message, remedy);
-            self.now.problems.push(about(found, &place.root, Some(place.path.to_string())));
-        }
-    }
-
-    fn name_unreadable(&mut self, observed: &Observed) {
-        for (place, why) in observed.failed.iter().take(NAMED_MAX) {
-            let message = format!("{place} can't be read: {why}");
-            let found = problem(Severity::Warning, "unreadable", message, "let the daemon's user read it");
-            self.now.problems.push(about(found, &place.root, Some(place.path.to_string())));
-        }
-    }
-
     async fn look_again_at_displaced(&mut self) -> Result<(), ApplyTaskError> {
         if self.displaced.is_empty() {
             return Ok(());
@@ -573,84 +306,6 @@ impl ApplyTask {
             self.now.wait_until(self.displaced_due);
         }
         Ok(())
-    }
-
-    /// Which roots are there, are the ones that this node joined with, and may be written to.
-    async fn examine(
-        &mut self,
-        observed: &Arc<Observed>,
-        state: &ClusterState,
-        node: NodeId,
-        head: Option<&Adopted>,
-    ) -> Result<Roots, ApplyTaskError> {
-        let store = self.parts.store.clone();
-        let observed = Arc::clone(observed);
-        let (cluster, members) = (state.cluster, state.members.clone());
-        let rules = head.map(|head| head.rules.clone()).unwrap_or_default();
-        let wanted: BTreeMap<RootName, u64> = head.map_or_else(BTreeMap::new, |head| {
-            head.forest.roots.iter().map(|(root, manifest)| (root.clone(), manifest.files())).collect()
-        });
-        let work = move || {
-            let who = Who { cluster, node, members: &members, generation: 0 };
-            let mut roots = Roots::default();
-            for (name, found) in &observed.roots {
-                let Some(root) = found.root.as_ref().filter(|_| found.missing.is_none()) else {
-                    let why = found.missing.clone();
-                    if let Some(why) =
-                        why.or(store.mark(name)?.map(|_| "the folder is not there any more".to_owned()))
-                    {
-                        roots.problems.insert(name.clone(), RootProblem::Gone { why });
-                    } else if wanted.get(name).is_some_and(|files| *files > 0) {
-                        let message = format!(
-                            "{} is not there, but the cluster has artifacts for it",
-                            found.path.display()
-                        );
-                        let note = problem(Severity::Warning, "root-missing", message, "create the folder");
-                        roots.notes.push(about(note, name, None));
-                    }
-                    continue;
-                };
-                if found.device_changed {
-                    roots.problems.insert(name.clone(), RootProblem::OtherDevice);
-                    continue;
-                }
-                match admit(&store, root, who)? {
-                    Admission::Joined => {}
-                    Admission::Free => drop(roots.free.insert(name.clone())),
-                    Admission::Refused(problem) => {
-                        roots.problems.insert(name.clone(), problem);
-                        continue;
-                    }
-                }
-                let (owner, unknown) = owner_of(rules.of(name).unwrap_or(&RootRules::default()));
-                for id in unknown {
-                    let message = format!(
-                        "this host knows no owner or group {id}: files are written as the daemon's user"
-                    );
-                    let note = problem(
-                        Severity::Warning,
-                        "unknown-owner",
-                        message,
-                        "create it, or correct the configuration",
-                    );
-                    roots.notes.push(about(note, name, None));
-                }
-                roots.sites.insert(name.clone(), Site { root: Arc::clone(root), owner: owner.for_files() });
-            }
-            Ok::<_, ApplyError>(roots)
-        };
-        match blocking(work).await? {
-            Ok(roots) => Ok(roots),
-            Err(ApplyError::Store(error)) => Err(error.into()),
-            Err(error) => {
-                let root = error.root().cloned().unwrap_or_else(|| RootName::new("?"));
-                let why = error.chain();
-                Ok(Roots {
-                    problems: BTreeMap::from([(root, RootProblem::Gone { why })]),
-                    ..Roots::default()
-                })
-            }
-        }
     }
 
     /// What the record names, if it is of this cluster, with its places if they can still be told.
@@ -672,7 +327,11 @@ impl ApplyTask {
     }
 
     /// Notes that the roots are at the head, if that is not noted yet.
-    async fn record(&mut self, state: &ClusterState, head: &Arc<Adopted>) -> Result<(), ApplyTaskError> {
+    pub(super) async fn record(
+        &mut self,
+        state: &ClusterState,
+        head: &Arc<Adopted>,
+    ) -> Result<(), ApplyTaskError> {
         let record = record_of(state, head);
         let store = self.parts.store.clone();
         let known = self.applied(state).await?.is_some_and(|(applied, _)| applied == record);
@@ -700,12 +359,4 @@ impl ApplyTask {
 
 fn record_of(state: &ClusterState, head: &Adopted) -> Applied {
     Applied { cluster: state.cluster, number: head.generation.number, digest: head.generation.digest }
-}
-
-fn some_of<'a>(places: impl ExactSizeIterator<Item = &'a Place>) -> String {
-    const SOME: usize = 10;
-    let more = places.len().saturating_sub(SOME);
-    let names: Vec<String> = places.take(SOME).map(Place::to_string).collect();
-    let rest = if more > 0 { format!(", and {more} more") } else { String::new() };
-    names.join(", ") + &rest
 }

@@ -3,7 +3,7 @@
 //! Owns what happens between a committed generation and the files of this node: taking generations in and giving them
 //! out (`service`, `supply`, `intake`), adopting what the log commits (`task`), judging differences (`judge`), moving
 //! files all or nothing (`reconcile`), what came out of a root (`displaced`), which folder is the right one (`mark`),
-//! and the takeover by a new manager (`files`). Invariants: files move only to generations of this node's own applied
+//! the takeover by a new manager (`office`), and an ordinary node's files (`files`). Invariants: files move only to generations of this node's own applied
 //! log, never back; what a person or a gateway wrote is in quarantine before it is dropped; files that match are not
 //! touched; nothing is written to a root that does not carry this node's mark.
 //!
@@ -15,13 +15,16 @@ mod files;
 mod intake;
 mod judge;
 mod mark;
+mod office;
 mod owner;
 mod reconcile;
+mod roots;
 mod service;
 mod stages;
 mod status;
 mod supply;
 mod task;
+mod tell;
 
 pub use error::ApplyError;
 pub use judge::{DriftPolicy, Quiet};

@@ -261,3 +261,6 @@ fn send(
         .block_on(sender.send_timeout(item, SLOW))
         .map_err(|_| std::io::Error::new(std::io::ErrorKind::TimedOut, "the receiver does not read"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -389,3 +389,6 @@ pub(super) async fn blocking<T: Send + 'static>(
 ) -> Result<T, ApplyTaskError> {
     Ok(tokio::task::spawn_blocking(work).await?)
 }
+
+#[cfg(test)]
+mod tests;

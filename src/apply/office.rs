@@ -1,0 +1,188 @@
+//! Being manager: a new one brings its folder to the head before anything is published from it; from there on the
+//! folder is the source and is not written to.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::apply::ApplyTaskError;
+use crate::apply::files::Scene;
+use crate::apply::status::{about, problem};
+use crate::apply::task::{ApplyTask, blocking, office_of};
+use crate::apply::tell::{NAMED_MAX, some_of};
+use crate::model::{ClusterState, Edit, Epoch, NodeState, Place, Seed, Severity};
+use crate::store::Adopted;
+
+/// How soon a new manager asks again for the newest state.
+const CONFIRM_AGAIN: Duration = Duration::from_millis(300);
+
+impl ApplyTask {
+    /// The manager: only the record moves.
+    pub(super) async fn hold_office(
+        &mut self,
+        scene: &Scene<'_>,
+        head: Option<Arc<Adopted>>,
+    ) -> Result<(), ApplyTaskError> {
+        if !scene.roots.problems.is_empty() {
+            tracing::error!("a root can't be used: nothing is published");
+            self.active.send_replace(None);
+            self.now.state = NodeState::RootMissing;
+            return Ok(());
+        }
+        self.now.state = NodeState::Manager;
+        self.now.matches = true;
+        let held = Arc::clone(&self.held.borrow());
+        if let Some(head) = head {
+            self.record(scene.state, &head).await?;
+            let differs = |place: &Place| scene.observed.forest.get(place) != head.forest.get(place);
+            let still: BTreeSet<Place> = held.iter().filter(|place| differs(place)).cloned().collect();
+            if still.len() < held.len() {
+                self.held.send_replace(Arc::new(still));
+            }
+        }
+        self.tell_of_office();
+        Ok(())
+    }
+
+    fn tell_of_office(&mut self) {
+        let held = Arc::clone(&self.held.borrow());
+        if !held.is_empty() {
+            let message = format!(
+                "{} paths changed while no syncd watched, more than go out by themselves: {}",
+                held.len(),
+                some_of(held.iter())
+            );
+            let remedy = "bring these paths back to what the other nodes have";
+            self.now.problems.push(problem(Severity::Warning, "held-changes", message, remedy));
+        }
+        for place in self.restored.iter().take(NAMED_MAX) {
+            let message = format!("{place} was missing when this node became manager and was brought back");
+            let found = problem(Severity::Info, "restored", message, "delete it again if it was meant to go");
+            self.now.problems.push(about(found, &place.root, Some(place.path.to_string())));
+        }
+    }
+
+    pub(super) fn leave_nothing_held(&mut self) {
+        self.restored.clear();
+        if !self.held.borrow().is_empty() {
+            self.held.send_replace(Arc::default());
+        }
+    }
+
+    /// A new manager: nothing is published before the folder is where the cluster is.
+    pub(super) async fn take_office(
+        &mut self,
+        scene: &Scene<'_>,
+        epoch: Epoch,
+    ) -> Result<(), ApplyTaskError> {
+        self.now.state = NodeState::Syncing;
+        let confirmed = self.parts.coordinator.confirm().await;
+        let newest =
+            confirmed.as_deref().filter(|state| office_of(Some(state), Some(scene.node)) == Some(epoch));
+        let Some(newest) = newest else {
+            self.now.wait_until(Instant::now() + CONFIRM_AGAIN);
+            return Ok(());
+        };
+        let Some(wanted) = &newest.head else {
+            return self.take_office_at_the_beginning(scene, newest, epoch).await;
+        };
+        let head = self.parts.store.head().filter(|head| {
+            (head.generation.number, head.generation.digest) == (wanted.generation, wanted.digest)
+        });
+        // Else the log moves on here, which wakes the task.
+        let Some(head) = head.filter(|head| self.goes_by(head)) else { return Ok(()) };
+        // Everything is watched already, so what changes after this walk began is seen as a change.
+        let observed = self.parts.inventory.rescan().await;
+        let roots = self.examine(&observed, scene.state, scene.node, Some(&head)).await?;
+        if !roots.problems.is_empty() || !observed.complete {
+            self.now.wait_until(Instant::now() + CONFIRM_AGAIN);
+            return Ok(());
+        }
+        let scene = Scene { state: scene.state, node: scene.node, observed, roots };
+        let replaced = newest.appointment.as_ref().map_or(0, |appointment| appointment.replaced);
+        let store = self.parts.store.clone();
+        let last = blocking(move || store.manager_epoch()).await??;
+        // A mark of this cluster tells its epochs from those of a cluster before it.
+        let joined = scene.roots.free.is_empty();
+        let kept = joined && last != 0 && (last == epoch || last == replaced);
+        let edits = scene.observed.forest.edits(&head.forest);
+        if kept {
+            self.keep(&edits);
+            if !self.prepare(&scene, head.generation.number).await? {
+                return Ok(());
+            }
+            self.record(scene.state, &head).await?;
+        } else {
+            self.leave_nothing_held();
+            if !self.bring_to_head(&scene, &head, edits, true).await? {
+                return Ok(());
+            }
+        }
+        self.activate(epoch, head.generation.number).await
+    }
+
+    /// Before the first generation this folder is the source as it is.
+    async fn take_office_at_the_beginning(
+        &mut self,
+        scene: &Scene<'_>,
+        newest: &ClusterState,
+        epoch: Epoch,
+    ) -> Result<(), ApplyTaskError> {
+        let chosen = match &newest.seed {
+            Seed::Anyone => true,
+            Seed::OneOf(nodes) => nodes.contains(&scene.node),
+            Seed::Conflict(_) => false,
+        };
+        if !chosen {
+            self.now.state = NodeState::NeedsSeed;
+            return Ok(());
+        }
+        if !self.prepare(scene, 0).await? {
+            return Ok(());
+        }
+        self.activate(epoch, 0).await
+    }
+
+    /// Nobody else was manager since this node was: what its folder has beyond the head are changes.
+    fn keep(&mut self, edits: &[Edit]) {
+        let held: BTreeSet<Place> = if !self.watched && edits.len() as u64 > self.config.max_delete {
+            edits.iter().map(|edit| edit.place.clone()).collect()
+        } else {
+            BTreeSet::new()
+        };
+        if !held.is_empty() {
+            tracing::warn!(
+                paths = held.len(),
+                "more changed while no syncd watched than goes out by itself: held"
+            );
+        }
+        self.held.send_replace(Arc::new(held));
+    }
+
+    async fn activate(&mut self, epoch: Epoch, generation: u64) -> Result<(), ApplyTaskError> {
+        // Noted first: a change that is published after this must count as this node's own after a restart.
+        let store = self.parts.store.clone();
+        blocking(move || store.set_manager_epoch(epoch)).await??;
+        let state = self.parts.coordinator.state();
+        let node = self.parts.coordinator.standing().borrow().node;
+        let is_active = self.active.send_if_modified(|active| {
+            // Looked at under the lock of `active`: whoever ends the office comes after this.
+            let still = office_of(state.borrow().as_deref(), node) == Some(epoch);
+            if still {
+                *active = Some(epoch);
+            }
+            still
+        });
+        if is_active {
+            tracing::info!(epoch, generation, "this node's folder is the source now");
+            self.watched = true;
+            self.failing = None;
+            self.now.state = NodeState::Manager;
+            self.now.matches = true;
+            self.tell_of_office();
+        }
+        Ok(())
+    }
+}

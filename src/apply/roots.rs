@@ -1,0 +1,148 @@
+//! The roots of this node: which of them are the ones that it joined with, and joining with those that are new.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::apply::displaced::clear_leftovers;
+use crate::apply::files::Scene;
+use crate::apply::mark::{Admission, Who, admit, join};
+use crate::apply::owner::owner_of;
+use crate::apply::reconcile::Site;
+use crate::apply::status::{about, problem};
+use crate::apply::task::{ApplyTask, blocking};
+use crate::apply::{ApplyError, ApplyTaskError, RootProblem};
+use crate::inventory::Observed;
+use crate::model::{ClusterState, NodeId, Problem, RootName, RootRules, Severity};
+use crate::store::Adopted;
+use crate::tree::Root;
+
+/// The roots of this node as they are now.
+#[derive(Debug, Default)]
+pub(super) struct Roots {
+    /// Those that may be written to.
+    pub sites: BTreeMap<RootName, Site>,
+    /// Those that can't be used.
+    pub problems: BTreeMap<RootName, RootProblem>,
+    /// Those of `sites` that this node has not joined with yet.
+    pub free: BTreeSet<RootName>,
+    /// What else is worth saying.
+    pub notes: Vec<Problem>,
+}
+
+impl ApplyTask {
+    /// Which roots are there, are the ones that this node joined with, and may be written to.
+    pub(super) async fn examine(
+        &mut self,
+        observed: &Arc<Observed>,
+        state: &ClusterState,
+        node: NodeId,
+        head: Option<&Adopted>,
+    ) -> Result<Roots, ApplyTaskError> {
+        let store = self.parts.store.clone();
+        let observed = Arc::clone(observed);
+        let (cluster, members) = (state.cluster, state.members.clone());
+        let rules = head.map(|head| head.rules.clone()).unwrap_or_default();
+        let wanted: BTreeMap<RootName, u64> = head.map_or_else(BTreeMap::new, |head| {
+            head.forest.roots.iter().map(|(root, manifest)| (root.clone(), manifest.files())).collect()
+        });
+        let work = move || {
+            let who = Who { cluster, node, members: &members, generation: 0 };
+            let mut roots = Roots::default();
+            for (name, found) in &observed.roots {
+                let Some(root) = found.root.as_ref().filter(|_| found.missing.is_none()) else {
+                    let why = found.missing.clone();
+                    if let Some(why) =
+                        why.or(store.mark(name)?.map(|_| "the folder is not there any more".to_owned()))
+                    {
+                        roots.problems.insert(name.clone(), RootProblem::Gone { why });
+                    } else if wanted.get(name).is_some_and(|files| *files > 0) {
+                        let message = format!(
+                            "{} is not there, but the cluster has artifacts for it",
+                            found.path.display()
+                        );
+                        let note = problem(Severity::Warning, "root-missing", message, "create the folder");
+                        roots.notes.push(about(note, name, None));
+                    }
+                    continue;
+                };
+                if found.device_changed {
+                    roots.problems.insert(name.clone(), RootProblem::OtherDevice);
+                    continue;
+                }
+                match admit(&store, root, who)? {
+                    Admission::Joined => {}
+                    Admission::Free => drop(roots.free.insert(name.clone())),
+                    Admission::Refused(problem) => {
+                        roots.problems.insert(name.clone(), problem);
+                        continue;
+                    }
+                }
+                let (owner, unknown) = owner_of(rules.of(name).unwrap_or(&RootRules::default()));
+                for id in unknown {
+                    let message = format!(
+                        "this host knows no owner or group {id}: files are written as the daemon's user"
+                    );
+                    let note = problem(
+                        Severity::Warning,
+                        "unknown-owner",
+                        message,
+                        "create it, or correct the configuration",
+                    );
+                    roots.notes.push(about(note, name, None));
+                }
+                roots.sites.insert(name.clone(), Site { root: Arc::clone(root), owner: owner.for_files() });
+            }
+            Ok::<_, ApplyError>(roots)
+        };
+        match blocking(work).await? {
+            Ok(roots) => Ok(roots),
+            Err(ApplyError::Store(error)) => Err(error.into()),
+            Err(error) => {
+                let root = error.root().cloned().unwrap_or_else(|| RootName::new("?"));
+                let why = error.chain();
+                Ok(Roots {
+                    problems: BTreeMap::from([(root, RootProblem::Gone { why })]),
+                    ..Roots::default()
+                })
+            }
+        }
+    }
+
+    /// Joins with roots that are new, and looks at what a crash left in those that are not; false when that failed.
+    pub(super) async fn prepare(
+        &mut self,
+        scene: &Scene<'_>,
+        generation: u64,
+    ) -> Result<bool, ApplyTaskError> {
+        let todo: Vec<(RootName, Arc<Root>, bool)> = scene
+            .roots
+            .sites
+            .iter()
+            .map(|(name, site)| (name.clone(), Arc::clone(&site.root), scene.roots.free.contains(name)))
+            .filter(|(name, _, free)| *free || !self.cleared.contains(name))
+            .collect();
+        if todo.is_empty() {
+            return Ok(true);
+        }
+        let store = self.parts.store.clone();
+        let (cluster, node, members) = (scene.state.cluster, scene.node, scene.state.members.clone());
+        let names: Vec<RootName> = todo.iter().map(|(name, ..)| name.clone()).collect();
+        let work = move || {
+            let who = Who { cluster, node, members: &members, generation };
+            for (_, root, free) in &todo {
+                if *free {
+                    join(&store, root, who)?;
+                }
+                clear_leftovers(&store, root)?;
+            }
+            Ok::<_, ApplyError>(())
+        };
+        match blocking(work).await? {
+            Ok(()) => {
+                self.cleared.extend(names);
+                Ok(true)
+            }
+            Err(error) => self.failed(error, generation).map(|()| false),
+        }
+    }
+}

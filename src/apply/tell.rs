@@ -1,0 +1,77 @@
+//! Problems of single places, in words.
+
+use std::collections::BTreeMap;
+
+use crate::apply::judge::{Drift, Verdict};
+use crate::apply::status::{about, problem};
+use crate::apply::task::ApplyTask;
+use crate::inventory::Observed;
+use crate::model::{Place, RootName, Severity};
+
+/// How many places of one kind are named as problems of their own.
+pub(super) const NAMED_MAX: usize = 100;
+
+impl ApplyTask {
+    pub(super) fn tell_of_drift(&mut self, verdict: &Verdict) {
+        let mut fresh: BTreeMap<&RootName, u64> = BTreeMap::new();
+        for place in verdict.drifted.keys().filter(|place| !self.drifting.contains(*place)) {
+            *fresh.entry(&place.root).or_default() += 1;
+        }
+        for (root, places) in fresh {
+            self.parts.observer.drifted(root, places);
+        }
+        self.drifting = verdict.drifted.keys().cloned().collect();
+        self.now.drifted = verdict.drifted.len() as u64;
+        for (place, drift) in verdict.drifted.iter().take(NAMED_MAX) {
+            let (severity, code, message, remedy) = match drift {
+                Drift::Settling => (
+                    Severity::Info,
+                    "drift",
+                    format!("{place} is being changed on this node"),
+                    "change artifacts on the manager only",
+                ),
+                Drift::Reverted => (
+                    Severity::Warning,
+                    "drift",
+                    format!(
+                        "{place} was changed on this node and is brought back; the local content is in quarantine"
+                    ),
+                    "change artifacts on the manager only; see `syncd quarantine list`",
+                ),
+                Drift::Reported => (
+                    Severity::Warning,
+                    "drift",
+                    format!("{place} was changed on this node"),
+                    "bring it back by hand, or set drift = \"revert\"",
+                ),
+                Drift::Rejected => (
+                    Severity::Warning,
+                    "rejected",
+                    format!(
+                        "{place} was changed right after it was written here: the gateway did not take this version"
+                    ),
+                    "look for the artifact's error in the gateway's log and publish a version that deploys",
+                ),
+            };
+            let found = problem(severity, code, message, remedy);
+            self.now.problems.push(about(found, &place.root, Some(place.path.to_string())));
+        }
+    }
+
+    pub(super) fn name_unreadable(&mut self, observed: &Observed) {
+        for (place, why) in observed.failed.iter().take(NAMED_MAX) {
+            let message = format!("{place} can't be read: {why}");
+            let found = problem(Severity::Warning, "unreadable", message, "let the daemon's user read it");
+            self.now.problems.push(about(found, &place.root, Some(place.path.to_string())));
+        }
+    }
+}
+
+/// The first few of `places`.
+pub(super) fn some_of<'a>(places: impl ExactSizeIterator<Item = &'a Place>) -> String {
+    const SOME: usize = 10;
+    let more = places.len().saturating_sub(SOME);
+    let names: Vec<String> = places.take(SOME).map(Place::to_string).collect();
+    let rest = if more > 0 { format!(", and {more} more") } else { String::new() };
+    names.join(", ") + &rest
+}
