@@ -30,8 +30,8 @@ pub(super) type Ticket = u64;
 /// What a member asks the leader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ask {
-    /// To renew the lease of `from` in `epoch`.
-    Renew { from: NodeId, epoch: Epoch },
+    /// To renew the lease of `from` in `epoch`, for one process of it.
+    Renew { from: NodeId, epoch: Epoch, process: u64 },
     /// What the newest state is.
     Confirm,
 }
@@ -88,6 +88,8 @@ struct Leading {
     waiting: Vec<(Ticket, Ask)>,
     /// The epoch that an appointment in the log's hands replaces.
     appointing: Option<Epoch>,
+    /// The epoch and the manager's process that this leader granted last.
+    granted_to: Option<(Epoch, u64)>,
     /// The epoch whose manager let go.
     let_go: Option<Epoch>,
     /// The epoch whose manager is granted nothing more, because a better one is there.
@@ -122,6 +124,7 @@ impl Appointer {
             running: None,
             waiting: Vec::new(),
             appointing: None,
+            granted_to: None,
             let_go: None,
             retiring: None,
             unfit: None,
@@ -158,10 +161,16 @@ impl Appointer {
         self.start_round()
     }
 
-    /// The manager of `epoch` says that it will never use a lease of it again.
-    pub(super) fn let_go(&mut self, epoch: Epoch) {
-        if let Some(leading) = &mut self.leading {
-            leading.let_go = Some(epoch);
+    /// A process of the manager of `epoch` says that it will never use a lease of it again. True if that ends the
+    /// wait: only when this leader granted that very process last, for a restarted one may hold a lease by now that
+    /// this leader, or the one before it, granted.
+    pub(super) fn let_go(&mut self, epoch: Epoch, process: u64) -> bool {
+        match &mut self.leading {
+            Some(leading) if leading.granted_to == Some((epoch, process)) => {
+                leading.let_go = Some(epoch);
+                true
+            }
+            _ => false,
         }
     }
 
@@ -178,7 +187,9 @@ impl Appointer {
         let mut actions = Vec::new();
         for (ticket, ask) in round.asks {
             let answer = match (confirmed, ask, state) {
-                (true, Ask::Renew { from, epoch }, Some(state)) => leading.grant(from, epoch, now, state),
+                (true, Ask::Renew { from, epoch, process }, Some(state)) => {
+                    leading.grant(from, epoch, process, now, state)
+                }
                 (true, Ask::Confirm, Some(state)) => Answer::Confirmed(state.applied_index),
                 (true, _, None) => Answer::Refused("the cluster is not formed yet"),
                 (false, ask, state) => {
@@ -264,7 +275,14 @@ impl Appointer {
 }
 
 impl Leading {
-    fn grant(&mut self, from: NodeId, epoch: Epoch, now: BootTime, state: &ClusterState) -> Answer {
+    fn grant(
+        &mut self,
+        from: NodeId,
+        epoch: Epoch,
+        process: u64,
+        now: BootTime,
+        state: &ClusterState,
+    ) -> Answer {
         if self.appointing.is_some() {
             return Answer::Refused("another manager is being appointed");
         }
@@ -278,6 +296,7 @@ impl Leading {
             return Answer::Refused("a better manager takes over");
         }
         self.granted = now;
+        self.granted_to = Some((epoch, process));
         Answer::Granted
     }
 
@@ -346,3 +365,8 @@ fn may_seed(seed: &Seed, node: NodeId) -> bool {
         Seed::Conflict(_) => false,
     }
 }
+
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
+mod tests;

@@ -92,7 +92,7 @@ impl Cluster {
     }
 
     /// Gives this node's office up: from the call on it never uses a lease of this epoch again. True when the leader
-    /// knows, and need not wait for the lease to end.
+    /// knows, and need not wait for the lease to end; else it waits, and takes over no less surely.
     pub async fn let_go(&self) -> bool {
         let shared = &self.0;
         let appointment = shared.state.borrow().as_ref().and_then(|state| state.appointment.clone());
@@ -100,17 +100,17 @@ impl Cluster {
         if appointment.manager != me {
             return false;
         }
-        let epoch = appointment.epoch;
+        let (epoch, process) = (appointment.epoch, shared.process);
         tracing::info!(epoch, "this node lets go of its office");
         shared.released.send_replace(epoch);
         let Some((leader, node)) = shared.leader() else { return false };
         if leader == me {
             let (reply, heard) = oneshot::channel();
-            let sent = shared.leader.try_send(Request::LetGo(me, epoch, reply)).is_ok();
-            return sent && matches!(tokio::time::timeout(LET_GO_MAX, heard).await, Ok(Ok(())));
+            let sent = shared.leader.try_send(Request::LetGo { from: me, epoch, process, reply }).is_ok();
+            return sent && matches!(tokio::time::timeout(LET_GO_MAX, heard).await, Ok(Ok(true)));
         }
         let Ok(mut client) = shared.peers.coordination(Some(leader), &node.address) else { return false };
-        let answer = rpc::within(LET_GO_MAX, client.let_go(RenewRequest { epoch })).await;
+        let answer = rpc::within(LET_GO_MAX, client.let_go(RenewRequest { epoch, process })).await;
         answer.is_ok_and(|answer| answer.granted)
     }
 }

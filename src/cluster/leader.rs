@@ -149,14 +149,14 @@ impl LeaderTask {
                 self.tickets.insert(self.next_ticket, reply);
                 self.appointer.ask(self.next_ticket, ask)
             }
-            Request::LetGo(from, epoch, reply) => {
+            Request::LetGo { from, epoch, process, reply } => {
                 let state = self.shared.state.borrow().clone();
                 let current = state.as_deref().and_then(|state| state.appointment.as_ref());
-                if current.is_some_and(|current| current.epoch == epoch && current.manager == from) {
-                    self.appointer.let_go(epoch);
-                }
+                let its_own =
+                    current.is_some_and(|current| current.epoch == epoch && current.manager == from);
+                let free = its_own && self.appointer.let_go(epoch, process);
                 // Whoever asked may have given up waiting; what it let go stays let go.
-                let _ = reply.send(());
+                let _ = reply.send(free);
                 self.tick()
             }
         }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures::future::{BoxFuture, OptionFuture};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::MissedTickBehavior;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::appoint::{Answer, Ask};
@@ -48,8 +48,7 @@ impl Renewer {
     /// Runs until `stop`.
     pub(super) async fn run(mut self, stop: CancellationToken) {
         let mut state = self.shared.state.subscribe();
-        let mut every = tokio::time::interval(self.shared.config.timing.lease / 4);
-        every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut next = Instant::now();
         let mut epoch = 0;
         loop {
             let running: OptionFuture<_> = self.running.as_mut().into();
@@ -57,7 +56,11 @@ impl Renewer {
                 () = stop.cancelled() => return,
                 Some(sent) = running => self.arrived(sent),
                 Some(asker) = self.asks.recv() => { self.waiting.push(asker); self.send(); }
-                _ = every.tick() => self.send(),
+                () = tokio::time::sleep_until(next) => {
+                    let lease = self.appointment().map(|appointment| appointment.lease);
+                    next = Instant::now() + lease.unwrap_or(self.shared.config.timing.lease) / 4;
+                    self.send();
+                }
                 Ok(()) = state.changed() => {
                     let appointment = state.borrow_and_update().as_ref().and_then(|state| state.appointment.clone());
                     let now = appointment.map_or(0, |appointment| appointment.epoch);
@@ -132,16 +135,17 @@ fn answer(askers: Vec<Asker>, lease: Option<Lease>) {
 }
 
 async fn ask(shared: &Shared, me: NodeId, epoch: u64) -> bool {
+    let process = shared.process;
     let Some((leader, node)) = shared.leader() else { return false };
     if leader == me {
-        let answer = shared.ask_here(Ask::Renew { from: me, epoch }).await;
+        let answer = shared.ask_here(Ask::Renew { from: me, epoch, process }).await;
         if let Some(Answer::Refused(why)) = answer {
             tracing::debug!(epoch, why, "the lease was not renewed");
         }
         return answer == Some(Answer::Granted);
     }
     let Ok(mut client) = shared.peers.coordination(Some(leader), &node.address) else { return false };
-    match rpc::within(RENEWAL_MAX, client.renew(RenewRequest { epoch })).await {
+    match rpc::within(RENEWAL_MAX, client.renew(RenewRequest { epoch, process })).await {
         Ok(reply) => {
             if !reply.granted {
                 tracing::debug!(epoch, leader, why = %reply.refused, "the lease was not renewed");

@@ -188,8 +188,8 @@ impl Coordination for Service {
 
     async fn renew(&self, call: Call<proto::RenewRequest>) -> Served<proto::RenewReply> {
         let from = caller(&call)?;
-        let epoch = call.into_inner().epoch;
-        Ok(Reply::new(match self.ask(Ask::Renew { from, epoch }).await? {
+        let proto::RenewRequest { epoch, process } = call.into_inner();
+        Ok(Reply::new(match self.ask(Ask::Renew { from, epoch, process }).await? {
             Answer::Granted => proto::RenewReply { granted: true, refused: String::new() },
             Answer::Refused(why) => proto::RenewReply { granted: false, refused: why.to_owned() },
             Answer::Confirmed(_) => return Err(Status::internal("the answer to another question")),
@@ -198,11 +198,11 @@ impl Coordination for Service {
 
     async fn let_go(&self, call: Call<proto::RenewRequest>) -> Served<proto::RenewReply> {
         let from = caller(&call)?;
-        let epoch = call.into_inner().epoch;
+        let proto::RenewRequest { epoch, process } = call.into_inner();
         let (reply, heard) = oneshot::channel();
-        let sent = self.0.leader.try_send(Request::LetGo(from, epoch, reply));
+        let sent = self.0.leader.try_send(Request::LetGo { from, epoch, process, reply });
         sent.map_err(|_| Status::resource_exhausted("too many questions wait for the leader"))?;
-        let granted = matches!(tokio::time::timeout(ASK_MAX, heard).await, Ok(Ok(())));
+        let granted = matches!(tokio::time::timeout(ASK_MAX, heard).await, Ok(Ok(true)));
         Ok(Reply::new(proto::RenewReply { granted, refused: String::new() }))
     }
 

@@ -57,7 +57,7 @@ pub type FirstScan = Option<(FirstContent, Vec<String>)>;
 #[derive(Debug)]
 pub(super) enum Request {
     Ask(Ask, oneshot::Sender<Answer>),
-    LetGo(NodeId, Epoch, oneshot::Sender<()>),
+    LetGo { from: NodeId, epoch: Epoch, process: u64, reply: oneshot::Sender<bool> },
 }
 
 /// A formation record that came from its writer, and where the answer goes: why it was not stored.
@@ -68,6 +68,8 @@ pub(super) type FormOrder = (FormationRecord, oneshot::Sender<Result<(), String>
 pub(super) struct Shared {
     pub(super) config: ClusterConfig,
     pub(super) incarnation: [u8; 16],
+    /// Drawn by each process anew.
+    pub(super) process: u64,
     pub(super) peers: Peers,
     pub(super) own: watch::Sender<Option<Own>>,
     pub(super) raft: watch::Sender<Option<RaftSlot>>,

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::confirm::keep_standing;
-use crate::cluster::db::{OWN, RaftDb};
+use crate::cluster::db::{OWN, RaftDb, random};
 use crate::cluster::error::ClusterError;
 use crate::cluster::formation::Formation;
 use crate::cluster::handle::Cluster;
@@ -67,9 +67,11 @@ impl Cluster {
         let (leader, requests) = mpsc::channel(QUEUE);
         let (formation, orders) = mpsc::channel(QUEUE);
         let (renewals, asks) = mpsc::channel(QUEUE);
+        let drawn = random()?;
         let standing = Standing { node: own.as_ref().map(|own| own.node), ..Standing::default() };
         let shared = Arc::new(Shared {
             incarnation: db.incarnation()?,
+            process: u64::from_le_bytes(std::array::from_fn(|at| drawn[at])),
             config,
             peers,
             own: watch::Sender::new(own.clone()),
