@@ -124,7 +124,7 @@ impl Memory {
     }
 
     /// When the folder at `place`, which is to go, may go; none while something else is in it.
-    fn folder_due(&mut self, place: &Place, observed: &Forest, now: Instant) -> Option<Instant> {
+    pub(super) fn folder_due(&mut self, place: &Place, observed: &Forest, now: Instant) -> Option<Instant> {
         let manifest = observed.roots.get(&place.root)?;
         if manifest.below(&place.path).any(|(_, entry)| !entry.is_folder()) {
             self.bare.remove(place);
@@ -197,7 +197,8 @@ impl Verdict {
     }
 }
 
-fn goes_as_folder(edit: &Edit) -> bool {
+/// Whether it removes a folder.
+pub(super) fn goes_as_folder(edit: &Edit) -> bool {
     edit.new.is_none() && edit.old.as_ref().is_some_and(Entry::is_folder)
 }
 

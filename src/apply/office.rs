@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::apply::ApplyTaskError;
 use crate::apply::files::Scene;
+use crate::apply::judge::goes_as_folder;
 use crate::apply::status::{about, problem};
 use crate::apply::task::{ApplyTask, blocking, office_of};
 use crate::apply::tell::{NAMED_MAX, some_of};
@@ -17,6 +18,8 @@ use crate::store::Adopted;
 
 /// How soon a new manager asks again for the newest state.
 const CONFIRM_AGAIN: Duration = Duration::from_millis(300);
+/// How soon a takeover is tried again that could not be finished.
+const TAKEOVER_AGAIN: Duration = Duration::from_secs(1);
 
 impl ApplyTask {
     /// The manager: only the record moves.
@@ -33,6 +36,7 @@ impl ApplyTask {
         }
         self.now.state = NodeState::Manager;
         self.now.matches = true;
+        self.remove_leaving(scene).await?;
         let held = Arc::clone(&self.held.borrow());
         if let Some(head) = head {
             self.record(scene.state, &head).await?;
@@ -46,8 +50,43 @@ impl ApplyTask {
         Ok(())
     }
 
-    fn tell_of_office(&mut self) {
+    /// Removes the folders that were to go when this node became manager. One that got an artifact since is a change.
+    async fn remove_leaving(&mut self, scene: &Scene<'_>) -> Result<(), ApplyTaskError> {
+        let now = Instant::now();
+        let mut settled = BTreeSet::new();
+        let mut removed = Vec::new();
+        // What lies deeper comes first.
+        for place in self.leaving.iter().rev() {
+            match self.memory.folder_due(place, &scene.observed.forest, now) {
+                Some(due) if due > now => {
+                    self.now.wait_until(due);
+                    continue;
+                }
+                Some(_) => removed
+                    .extend(scene.roots.sites.get(&place.root).map(|site| (site.clone(), place.clone()))),
+                None => {}
+            }
+            settled.insert(place.clone());
+        }
+        if settled.is_empty() {
+            return Ok(());
+        }
+        let work = move || {
+            for (site, place) in removed {
+                if let Err(error) = site.root.remove_folder(&place.path) {
+                    tracing::warn!(%error, %place, "a folder that was to go stays");
+                }
+            }
+        };
+        blocking(work).await?;
+        self.leaving.retain(|place| !settled.contains(place));
         let held = Arc::clone(&self.held.borrow());
+        self.held.send_replace(Arc::new(held.difference(&settled).cloned().collect()));
+        Ok(())
+    }
+
+    fn tell_of_office(&mut self) {
+        let held: BTreeSet<Place> = self.held.borrow().difference(&self.leaving).cloned().collect();
         if !held.is_empty() {
             let message = format!(
                 "{} paths changed while no syncd watched, more than go out by themselves: {}",
@@ -66,6 +105,7 @@ impl ApplyTask {
 
     pub(super) fn leave_nothing_held(&mut self) {
         self.restored.clear();
+        self.leaving.clear();
         if !self.held.borrow().is_empty() {
             self.held.send_replace(Arc::default());
         }
@@ -77,6 +117,16 @@ impl ApplyTask {
         scene: &Scene<'_>,
         epoch: Epoch,
     ) -> Result<(), ApplyTaskError> {
+        if let Some((begun, again)) = self.takeover
+            && begun == epoch
+            && Instant::now() < again
+        {
+            let shown = self.status();
+            self.now.state = shown.state;
+            self.now.problems = shown.problems.clone();
+            self.now.wait_until(again);
+            return Ok(());
+        }
         self.now.state = NodeState::Syncing;
         let confirmed = self.parts.coordinator.confirm().await;
         let newest =
@@ -93,11 +143,12 @@ impl ApplyTask {
         });
         // Else the log moves on here, which wakes the task.
         let Some(head) = head.filter(|head| self.goes_by(head)) else { return Ok(()) };
+        self.takeover = Some((epoch, Instant::now() + TAKEOVER_AGAIN));
+        self.now.wait_until(Instant::now() + TAKEOVER_AGAIN);
         // Everything is watched already, so what changes after this walk began is seen as a change.
         let observed = self.parts.inventory.rescan().await;
         let roots = self.examine(&observed, scene.state, scene.node, Some(&head)).await?;
         if !roots.problems.is_empty() || !observed.complete {
-            self.now.wait_until(Instant::now() + CONFIRM_AGAIN);
             return Ok(());
         }
         let scene = Scene { state: scene.state, node: scene.node, observed, roots };
@@ -116,9 +167,14 @@ impl ApplyTask {
             self.record(scene.state, &head).await?;
         } else {
             self.leave_nothing_held();
+            let leaving: BTreeSet<Place> =
+                edits.iter().filter(|edit| goes_as_folder(edit)).map(|edit| edit.place.clone()).collect();
             if !self.bring_to_head(&scene, &head, edits, true).await? {
                 return Ok(());
             }
+            // They still stand: one scan of the gateway must find their artifacts gone first.
+            self.held.send_replace(Arc::new(leaving.clone()));
+            self.leaving = leaving;
         }
         self.activate(epoch, head.generation.number).await
     }
@@ -178,6 +234,7 @@ impl ApplyTask {
         if is_active {
             tracing::info!(epoch, generation, "this node's folder is the source now");
             self.watched = true;
+            self.takeover = None;
             self.failing = None;
             self.now.state = NodeState::Manager;
             self.now.matches = true;

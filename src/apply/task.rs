@@ -102,6 +102,10 @@ pub struct ApplyTask {
     pub(super) watched: bool,
     /// What the takeover of this epoch brought back because it was missing.
     pub(super) restored: Vec<Place>,
+    /// Folders that were to go when this node became manager, and are held until they go.
+    pub(super) leaving: BTreeSet<Place>,
+    /// When a takeover that walked the roots is tried again: each walk wakes this task.
+    pub(super) takeover: Option<(Epoch, Instant)>,
     /// The generation that the record names, with its places.
     pub(super) applied: Option<(Applied, Option<Arc<Forest>>)>,
     pub(super) drifting: BTreeSet<Place>,
@@ -154,6 +158,8 @@ pub fn new(config: Config, parts: Parts) -> (ApplyHandle, ApplyTask) {
         cleared: BTreeSet::new(),
         watched: false,
         restored: Vec::new(),
+        leaving: BTreeSet::new(),
+        takeover: None,
         applied: None,
         drifting: BTreeSet::new(),
         rules: None,
@@ -306,6 +312,11 @@ impl ApplyTask {
     /// Whether what the inventory says was seen under the rules of `head`.
     pub(super) fn goes_by(&self, head: &Adopted) -> bool {
         self.rules.as_ref() == Some(&head.rules)
+    }
+
+    /// What was last told.
+    pub(super) fn status(&self) -> Arc<ApplyStatus> {
+        Arc::clone(&self.status.borrow())
     }
 
     async fn publish(&mut self) -> Result<(), ApplyTaskError> {

@@ -225,10 +225,22 @@ fn a_full_file_system_leaves_the_old_generation_whole() {
     fixture.commit(&[("a", File("2")), ("b", File("small"))], 100);
     fixture.apply();
     assert_eq!(fixture.read("b"), "small");
+    remount(&fixture, "remount,ro");
+    fixture.commit(&[("a", File("3")), ("b", File("small"))], 100);
+    let edits = fixture.observed().edits(&fixture.store.head().unwrap().forest);
+    let failed = fixture.carry_out(edits).unwrap_err();
+    assert!(failed.error.remedy().contains("writable"), "{}", failed.error.chain());
+    assert_eq!(fixture.read("a"), "2");
     let Fixture { dir, root, .. } = fixture;
-    drop(root);
+    drop((root, failed));
     let unmounted = std::process::Command::new("umount").arg(dir.path().join("small")).status().unwrap();
     assert!(unmounted.success());
+}
+
+fn remount(fixture: &Fixture, options: &str) {
+    let path = fixture.root.path();
+    let status = std::process::Command::new("mount").args(["-o", options]).arg(path).status().unwrap();
+    assert!(status.success());
 }
 
 #[test]

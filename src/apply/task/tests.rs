@@ -537,3 +537,59 @@ async fn a_cut_off_apply_is_finished_by_the_next_start() {
     assert_eq!(node.fixture.store.quarantine_count(), 0);
     node.stop().await;
 }
+
+#[tokio::test]
+async fn a_takeover_that_waits_does_not_walk_for_ever() {
+    let fixture = Fixture::new();
+    for name in ["a", "b", "c", "d"] {
+        fixture.write(name, "local");
+    }
+    let node = Node::start(fixture, state_without_head());
+    node.appoint(ME, 5);
+    node.until_active(Some(5)).await;
+    let fixture = node.stop().await;
+    // Another cluster's manager by now, at first contact.
+    let mut state = state_without_head();
+    state.cluster = crate::model::ClusterId([8; 16]);
+    state.appointment = Some(appointment(ME, 9, 5));
+    let node = Node::start(fixture, state);
+    node.commit(&[("a", File("1"))]);
+    node.until("needs approval", |status| status.state == NodeState::NeedsApproval).await;
+    let mut observed = node.observed.clone();
+    let mut seen = 0;
+    let deadline = tokio::time::sleep(Duration::from_millis(500));
+    tokio::pin!(deadline);
+    loop {
+        tokio::select! {
+            () = &mut deadline => break,
+            changed = observed.changed() => {
+                changed.unwrap();
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen <= 2, "{seen} walks within half a second");
+    assert_eq!(node.codes(), ["needs-approval"]);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn folders_on_their_way_out_are_not_published_by_a_new_manager() {
+    let (fixture, mut state) = at_rest(&[("a", File("1")), ("f", Folder), ("f/x", File("1"))]).await;
+    let generation = pin(&fixture.store, 5, &[("a", File("1"))], 200);
+    state.head = Some(head_of(&generation));
+    state.appointment = Some(appointment(ME, 9, 5));
+    let node = Node::start(fixture, state);
+    node.until_active(Some(9)).await;
+    assert!(!node.fixture.path("f/x").exists());
+    assert!(node.fixture.path("f").exists());
+    assert_eq!(**node.handle.held_at_start.borrow(), [place("f")].into());
+    node.until("manager", |status| status.state == NodeState::Manager).await;
+    assert!(node.codes().is_empty());
+    // An artifact in it makes it a change like any other.
+    node.fixture.write("f/new", "2");
+    let mut held = node.handle.held_at_start.clone();
+    let wait = held.wait_for(|held| held.is_empty());
+    tokio::time::timeout(Duration::from_secs(10), wait).await.unwrap().unwrap();
+    node.stop().await;
+}
