@@ -131,6 +131,10 @@ impl Chain {
         self.pins.keys().rev().find(|key| key.number == number && key.digest == *digest).copied()
     }
 
+    fn is_ahead(&self, number: u64) -> bool {
+        self.head.as_ref().is_none_or(|head| head.generation.number < number)
+    }
+
     fn head_is(&self, number: u64, digest: &Digest) -> bool {
         self.head
             .as_ref()
@@ -290,12 +294,12 @@ impl Store {
                 return Ok(chain.head.clone());
             }
             let Some(mut key) = chain.find(number, digest) else { return Ok(None) };
-            // Down to the oldest pin that this one is built on.
+            // Down to the oldest pin that this one is built on and that is newer than the head.
             loop {
                 let pin = &chain.pins[&key];
                 let below = pin.base_digest.and_then(|digest| chain.find(pin.base, &digest));
                 match below {
-                    Some(below) if below.number < key.number => key = below,
+                    Some(below) if below.number < key.number && chain.is_ahead(below.number) => key = below,
                     _ => break,
                 }
             }
@@ -320,7 +324,7 @@ impl Store {
         // Times of places that differ from the head, but not from the older base that the pin was built on.
         let base_times = match base {
             Some((base, digest)) if !chain.head_is(base, &digest) => {
-                self.undo(old.clone(), base, &digest)?.map(|view| view.times).unwrap_or_default()
+                self.view(base, &digest)?.map(|view| view.times).unwrap_or_default()
             }
             _ => BTreeMap::new(),
         };

@@ -18,7 +18,7 @@ const MAGIC: [u8; 4] = *b"SyB1";
 /// Magic, hash, length.
 pub(super) const HEADER_BYTES: u64 = 44;
 /// A pack that reached this gets no further record.
-const PACK_BYTES_MAX: u64 = 64 << 20;
+const PACK_BYTES_MAX: u64 = if cfg!(test) { 16 << 20 } else { 64 << 20 };
 /// A long sync must not stall other syncs of the same disk, the raft log's above all.
 pub(super) const PORTION_BYTES: u64 = 8 << 20;
 /// What is left to others on the disk, and to the index.
