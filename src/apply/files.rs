@@ -309,7 +309,7 @@ impl ApplyTask {
     }
 
     /// What the record names, if it is of this cluster, with its places if they can still be told.
-    async fn applied(
+    pub(super) async fn applied(
         &mut self,
         state: &ClusterState,
     ) -> Result<Option<(Applied, Option<Arc<Forest>>)>, ApplyTaskError> {

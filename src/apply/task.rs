@@ -228,7 +228,7 @@ impl ApplyTask {
         let Some(head) = &state.head else { return Ok(None) };
         let (number, digest) = (head.generation, head.digest);
         let mut adopted = self.adopt(number, digest).await?;
-        if adopted.is_none() && self.parts.store.head().is_none_or(|own| own.generation.number < number) {
+        if adopted.is_none() && self.lacks(state, number).await? {
             let store = self.parts.store.clone();
             let pinned = || store.pins().iter().any(|pin| (pin.number, pin.digest) == (number, digest));
             if self.stager.stages.wait_for(number, pinned).await {
@@ -248,6 +248,16 @@ impl ApplyTask {
             }
         }
         Ok(adopted)
+    }
+
+    /// Whether a generation that can't be adopted is missing here. It is not while the log's state is older than the
+    /// store, as it may be after a start: getting it would set the store back. Only a head that was applied in another
+    /// cluster says nothing.
+    async fn lacks(&mut self, state: &ClusterState, number: u64) -> Result<bool, ApplyTaskError> {
+        let newer = self.parts.store.head().is_some_and(|own| own.generation.number > number);
+        let here = self.applied(state).await?.is_some();
+        let elsewhere = !here && self.applied.is_some();
+        Ok(!newer || elsewhere)
     }
 
     async fn get(

@@ -519,6 +519,26 @@ async fn files_never_go_back_to_an_older_generation() {
     node.stop().await;
 }
 
+/// A node that has not applied anything, as a witness never does, keeps its newer head too.
+#[tokio::test]
+async fn the_store_never_goes_back_either() {
+    let fixture = Fixture::new();
+    let one = pin(&fixture.store, 5, &[("a", File("1"))], 100);
+    fixture.store.adopt(1, &one.digest).unwrap();
+    let two = pin(&fixture.store, 5, &[("a", File("2"))], 100);
+    fixture.store.adopt(2, &two.digest).unwrap();
+    let mut state = state_without_head();
+    state.head = Some(head_of(&one));
+    let node = Node::start_with(fixture, state, true, vec![("a", File("1"))]);
+    node.until("looked", |status| status.holds == Some(2)).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(node.status().holds, Some(2));
+    assert_ne!(node.status().state, NodeState::Fetching);
+    node.change(|state| state.head = Some(head_of(&two)));
+    node.until_at(2).await;
+    node.stop().await;
+}
+
 #[tokio::test]
 async fn a_cut_off_apply_is_finished_by_the_next_start() {
     let (fixture, mut state) = at_rest(&[("a", File("1")), ("b", File("1"))]).await;
