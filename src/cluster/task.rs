@@ -58,6 +58,10 @@ impl Cluster {
             peers.identity().set(Me { cluster: own.cluster, node: own.node });
         }
         let has_log = db.has_log()?;
+        if has_log && own.is_none() {
+            let what = "there is a log, but not whose".to_owned();
+            return Err(ClusterError::Damaged { path: config.db_path, what, source: None });
+        }
         let bound = own.as_ref().map(|own| Me { cluster: own.cluster, node: own.node });
         let state = Arc::new(watch::Sender::new(None));
         if has_log {

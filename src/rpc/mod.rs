@@ -12,6 +12,8 @@ mod identity;
 mod limits;
 mod peers;
 mod serve;
+#[cfg(test)]
+mod tests;
 mod tls;
 
 pub use check::Caller;

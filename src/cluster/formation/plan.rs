@@ -229,6 +229,11 @@ pub(super) fn acceptable(
             "its configuration lists {ours}, the record {theirs}: give all hosts one configuration"
         ));
     }
+    if record.timing != config.timing {
+        return Err(
+            "its election times differ from the record's: give all hosts one configuration".to_owned()
+        );
+    }
     let least = record.founders.values().map(|founder| &founder.member.name).min();
     let writer = record.founders.get(&record.writer).map(|founder| &founder.member.name);
     if writer.is_none() || writer != least || record.founders.keys().any(|id| !(1..FOUNDERS_MAX).contains(id))
@@ -247,3 +252,6 @@ pub(super) fn acceptable(
         Some(_) => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,158 @@
+//! One unformed node among three listed candidates and a listed worker: what it does for what it hears.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::*;
+use crate::cluster::types::Timing;
+use crate::model::{Digest, Role};
+
+const NOTHING: FirstContent = FirstContent { digest: Digest([0; 32]), files: 0 };
+
+fn config(name: &str, role: Role) -> ClusterConfig {
+    let node = |name: &str, role| ListedNode { name: name.to_owned(), address: format!("{name}:1"), role };
+    let mut listed: Vec<_> = ["gw1", "gw2", "gw3"].map(|name| node(name, Role::Candidate)).into();
+    listed.push(node("w1", Role::Worker));
+    ClusterConfig {
+        cluster_name: "prod".to_owned(),
+        node_name: name.to_owned(),
+        address: format!("{name}:1"),
+        role,
+        listed,
+        timing: Timing {
+            heartbeat: Duration::from_millis(200),
+            timeout: Duration::from_millis(600),
+            lease: Duration::from_millis(1200),
+        },
+        db_path: PathBuf::new(),
+    }
+}
+
+fn empty(name: &str) -> Greeting {
+    Greeting {
+        cluster_name: "prod".to_owned(),
+        node_name: name.to_owned(),
+        cluster: None,
+        has_log: false,
+        marked_roots: Vec::new(),
+        content: Some(NOTHING),
+        incarnation: Some([2; 16]),
+    }
+}
+
+/// What `name` does when the others say `words`, each changed from an empty node's; `None` is silence.
+fn step_of(name: &str, role: Role, own: Option<&Own>, words: &dyn Fn(Greeting) -> Option<Greeting>) -> Step {
+    let config = config(name, role);
+    let others = config.listed.iter().filter(|node| node.name != name);
+    let heard: Vec<_> = others
+        .map(|node| {
+            let heard = words(empty(&node.name)).map_or(Heard::Silent("refused".to_owned()), Heard::Answered);
+            (node.clone(), heard)
+        })
+        .collect();
+    let scan = Some((NOTHING, Vec::new()));
+    step(&Here { config: &config, incarnation: [1; 16], own, scan }, &heard)
+}
+
+fn waits(step: Step, words: &[&str]) {
+    let Step::Wait(sentence) = step else { panic!("{step:?}") };
+    for word in words {
+        assert!(sentence.contains(word), "{word:?} is not in {sentence:?}");
+    }
+}
+
+fn formed(of: &'static str) -> impl Fn(Greeting) -> Option<Greeting> {
+    move |greeting| {
+        let has_log = greeting.node_name == of;
+        Some(Greeting { has_log, cluster: has_log.then_some(ClusterId([5; 16])), ..greeting })
+    }
+}
+
+fn record(cluster: u8) -> FormationRecord {
+    let Step::Write(founders) = step_of("gw1", Role::Candidate, None, &Some) else { panic!() };
+    FormationRecord {
+        cluster: ClusterId([cluster; 16]),
+        name: "prod".to_owned(),
+        writer: 1,
+        founders: (1..).zip(founders).collect(),
+        timing: config("gw1", Role::Candidate).timing,
+    }
+}
+
+#[test]
+fn the_least_name_writes_once_all_are_here_and_empty() {
+    let Step::Write(founders) = step_of("gw1", Role::Candidate, None, &Some) else { panic!() };
+    let names: Vec<_> = founders.iter().map(|founder| founder.member.name.as_str()).collect();
+    assert_eq!(names, ["gw1", "gw2", "gw3"], "workers found nothing");
+    waits(step_of("gw2", Role::Candidate, None, &Some), &["gw1 at gw1:1 to form"]);
+    waits(step_of("gw3", Role::Candidate, None, &Some), &["gw1 at gw1:1 to form"]);
+    let own = Own { cluster: ClusterId([4; 16]), node: 1, name: "gw1".to_owned(), record: Some(record(4)) };
+    let Step::Send(sent) = step_of("gw1", Role::Candidate, Some(&own), &Some) else { panic!() };
+    assert_eq!(sent.cluster, own.cluster, "the record it wrote before");
+    let other = |greeting| Some(Greeting { incarnation: Some([3; 16]), ..greeting });
+    assert!(
+        matches!(step_of("gw1", Role::Candidate, Some(&own), &other), Step::Write(_)),
+        "a founder lost its disk"
+    );
+}
+
+#[test]
+fn what_is_missing_is_named() {
+    let silent = |greeting: Greeting| (greeting.node_name != "gw3").then_some(greeting);
+    waits(step_of("gw1", Role::Candidate, None, &silent), &["gw3 at gw3:1", "refused", "start the daemon"]);
+    let worker = |greeting: Greeting| (greeting.node_name != "w1").then_some(greeting);
+    assert!(
+        matches!(step_of("gw1", Role::Candidate, None, &worker), Step::Write(_)),
+        "a worker may come later"
+    );
+    let scanning = |greeting| Some(Greeting { content: None, ..greeting });
+    waits(step_of("gw1", Role::Candidate, None, &scanning), &["first scan of gw2"]);
+    let marked = |greeting| Some(Greeting { marked_roots: vec!["configs".to_owned()], ..greeting });
+    waits(step_of("gw1", Role::Candidate, None, &marked), &["gw2", "configs", "data folder was lost"]);
+    let stranger = |greeting| Some(Greeting { cluster_name: "test".to_owned(), ..greeting });
+    waits(step_of("gw1", Role::Candidate, None, &stranger), &["gw2", "\"test\"", "cluster.name"]);
+    let renamed = |greeting| Some(Greeting { node_name: "gw9".to_owned(), ..greeting });
+    waits(step_of("gw1", Role::Candidate, None, &renamed), &["gw2:1", "\"gw9\""]);
+    waits(step_of("w1", Role::Worker, None, &Some), &["worker"]);
+}
+
+#[test]
+fn a_cluster_that_formed_is_joined_followed_or_waited_for() {
+    assert_eq!(step_of("w1", Role::Worker, None, &formed("gw2")), Step::Join(vec!["gw2:1".to_owned()]));
+    assert_eq!(step_of("new", Role::Worker, None, &formed("gw2")), Step::Join(vec!["gw2:1".to_owned()]));
+    waits(step_of("gw3", Role::Candidate, None, &formed("gw2")), &["lost", "not in this version"]);
+    let own = Own { cluster: ClusterId([5; 16]), node: 3, name: "gw3".to_owned(), record: Some(record(5)) };
+    assert_eq!(step_of("gw3", Role::Candidate, Some(&own), &formed("gw2")), Step::Follow);
+    let other = Own { cluster: ClusterId([6; 16]), ..own };
+    waits(step_of("gw3", Role::Candidate, Some(&other), &formed("gw2")), &["lost"]);
+}
+
+#[test]
+fn only_the_right_record_is_stored() {
+    let scan = (NOTHING, Vec::new());
+    let check = |change: &dyn Fn(&mut FormationRecord),
+                 incarnation: u8,
+                 scan: Option<&(FirstContent, Vec<String>)>| {
+        let mut record = record(4);
+        change(&mut record);
+        acceptable(&config("gw2", Role::Candidate), [incarnation; 16], scan, &record)
+    };
+    assert_eq!(check(&|_| {}, 2, Some(&scan)), Ok(()));
+    assert!(check(&|_| {}, 3, Some(&scan)).is_err(), "another data folder");
+    assert!(check(&|_| {}, 2, None).is_err(), "the scan is not done");
+    assert!(check(&|_| {}, 2, Some(&(NOTHING, vec!["configs".to_owned()]))).is_err(), "marked");
+    assert!(check(&|record| record.name = "other".to_owned(), 2, Some(&scan)).is_err());
+    assert!(check(&|record| record.writer = 2, 2, Some(&scan)).is_err(), "not the least name");
+    assert!(check(&|record| record.writer = 9, 2, Some(&scan)).is_err(), "nobody");
+    let hasty = |record: &mut FormationRecord| record.timing.heartbeat = Duration::ZERO;
+    assert!(check(&hasty, 2, Some(&scan)).unwrap_err().contains("election times"));
+    let fewer = |record: &mut FormationRecord| {
+        record.founders.remove(&3);
+    };
+    assert!(check(&fewer, 2, Some(&scan)).unwrap_err().contains("give all hosts one configuration"));
+    let out_of_range = |record: &mut FormationRecord| {
+        let founder = record.founders.remove(&3).unwrap();
+        record.founders.insert(1 << 40, founder);
+    };
+    assert!(check(&out_of_range, 2, Some(&scan)).is_err());
+}
