@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::inventory::holding::{Busy, Draft, Holding, with_causes};
 use crate::model::{ArtifactPath, Entry};
-use crate::tree::{self, Kind, Observation, Root, Seen, Walk};
+use crate::tree::{self, Entered, Kind, Observation, Root, Seen, Walk};
 use crate::watcher::{WatchError, Watcher};
 
 /// What all looks of one sweep share.
@@ -23,6 +23,12 @@ impl Look<'_> {
     pub(super) fn walk_root(&mut self, holding: &mut Holding, cached: bool) {
         let Some(root) = holding.root.clone() else { return };
         holding.wants_walk = false;
+        if holding.missing.is_some()
+            && let Some(watcher) = self.watcher
+        {
+            // It may be another folder than before, and nobody asks what happens in that one.
+            watcher.forget(root.name());
+        }
         let walk = self.walk(holding, &root, None, cached);
         // What was found in a folder that is not the root any more is no news about the root.
         if let Err(error) = root.still_there() {
@@ -173,9 +179,9 @@ impl Look<'_> {
 
     fn walk(&mut self, holding: &Holding, root: &Root, from: Option<&ArtifactPath>, cached: bool) -> Walk {
         let cache = |path: &ArtifactPath| holding.seen.get(path).filter(|_| cached).cloned();
-        let mut enter = |folder: Option<&ArtifactPath>| {
+        let mut enter = |entered: Entered<'_>| {
             if let Some(watcher) = self.watcher
-                && let Err(error) = watcher.watch(root.name(), root.path(), folder)
+                && let Err(error) = watcher.watch(root.name(), entered.folder, entered.handle)
             {
                 self.unwatched.get_or_insert(error);
             }

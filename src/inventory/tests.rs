@@ -449,3 +449,49 @@ async fn lost_events_lead_to_a_walk() {
     state.sweep(state::Job { changes, ..state::Job::default() });
     assert!(state.observed().forest.get(&place(b"a/b/x")).is_some());
 }
+
+/// Random edits, reported event by event, must lead to what a fresh look finds, without any walk.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_alone_keep_up_with_random_edits() {
+    use rand::{Rng, SeedableRng};
+    let seed: u64 = rand::random();
+    let mut random = rand::rngs::StdRng::seed_from_u64(seed);
+    let mut rig = Rig::ready(|path| fs::create_dir(path.join("d0")).unwrap()).await;
+    for round in 0..300 {
+        for step in 0..25 {
+            let mut some = || {
+                let depth = random.random_range(1..4);
+                (0..depth)
+                    .fold(rig.path.clone(), |path, _| path.join(format!("d{}", random.random_range(0..3))))
+            };
+            let (one, two) = (some(), some());
+            // Many of these are impossible at that moment; whatever happens is what counts.
+            let _ = match random.random_range(0..9) {
+                0 | 1 => fs::create_dir_all(&one),
+                2 | 3 => fs::write(one.join("f"), format!("{round} {step}")),
+                4 => fs::rename(&one, &two),
+                5 => fs::rename(one.join("f"), two.join("f")),
+                6 => fs::remove_dir_all(&one),
+                7 => {
+                    fs::set_permissions(&one, PermissionsExt::from_mode(0o700 | random.random_range(0..0o77)))
+                }
+                _ => std::os::unix::fs::symlink("f", one.join("l")),
+            };
+        }
+        // The mark comes after all of it in the kernel's queue.
+        let content = format!("{round}");
+        fs::write(rig.path.join("mark"), &content).unwrap();
+        let seen = rig.until_content(b"mark", content.as_bytes()).await;
+        let fresh = {
+            let roots = vec![RootConfig { name: name(), path: rig.path.clone(), optional: false }];
+            let config = Config { roots, rules: Rules::default(), rescan_every: LONG };
+            let mut state = state::State::new(&config, None).unwrap();
+            state.sweep(state::Job::default());
+            state.observed().forest
+        };
+        // What the same sweep looked at before the mark was written may have changed once more: its event is under way.
+        let caught_up = tokio::time::timeout(LONG, rig.observed.wait_for(|seen| seen.forest == fresh)).await;
+        let differing = || seen.forest.edits(&fresh);
+        assert!(caught_up.is_ok(), "seed {seed}, round {round}: {:?}", differing());
+    }
+}

@@ -29,7 +29,7 @@ pub use observe::{FILE_BYTES_MAX, Observation, Seen, observe};
 pub use root::{Identity, Root};
 pub use stage_name::StageName;
 pub use stat::{Kind, Stat};
-pub use walk::{Walk, walk};
+pub use walk::{Entered, Walk, walk};
 pub use workshop::{Staged, WORKSHOP, Workshop};
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Everything that is in a root, or in one folder of it.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::model::ArtifactPath;
 use crate::plan::Matcher;
@@ -22,6 +22,15 @@ pub struct Walk {
     pub skipped: u64,
 }
 
+/// A folder that is about to be listed.
+#[derive(Clone, Copy, Debug)]
+pub struct Entered<'a> {
+    /// Its path; none for the root itself.
+    pub folder: Option<&'a ArtifactPath>,
+    /// The very folder that will be listed.
+    pub handle: BorrowedFd<'a>,
+}
+
 /// Walks everything below `from` (the whole root when none), folder by folder.
 ///
 /// `enter` is called with each folder before it is listed, so that a watch can be in place by then. What `matcher`
@@ -30,70 +39,89 @@ pub fn walk(
     root: &Root,
     matcher: &Matcher,
     cache: &dyn Fn(&ArtifactPath) -> Option<Seen>,
-    enter: &mut dyn FnMut(Option<&ArtifactPath>),
+    enter: &mut dyn FnMut(Entered<'_>),
     from: Option<&ArtifactPath>,
 ) -> Walk {
-    let mut walk = Walk::default();
-    let mut reader = Reader::default();
-    let mut folders = vec![from.cloned()];
-    while let Some(folder) = folders.pop() {
-        enter(folder.as_ref());
+    let mut walker = Walker {
+        root,
+        matcher,
+        cache,
+        enter,
+        reader: Reader::default(),
+        found: Walk::default(),
+        folders: vec![],
+    };
+    let mut next = Some(from.cloned());
+    while let Some(folder) = next {
         // One handle at a time, however deep the tree: the next folder is opened from the root again.
-        if let Err(error) = list(root, matcher, cache, folder.as_ref(), &mut reader, &mut walk, &mut folders)
+        if let Err(error) = walker.list(folder.as_ref())
             && (folder.is_none() || !error.is_absent())
         {
-            walk.failed.push((folder, error));
+            walker.found.failed.push((folder, error));
         }
+        next = walker.folders.pop().map(Some);
     }
-    walk
+    walker.found
 }
 
-fn list(
-    root: &Root,
-    matcher: &Matcher,
-    cache: &dyn Fn(&ArtifactPath) -> Option<Seen>,
-    folder: Option<&ArtifactPath>,
-    reader: &mut Reader,
-    walk: &mut Walk,
-    folders: &mut Vec<Option<ArtifactPath>>,
-) -> Result<(), TreeError> {
-    let error = |errno| TreeError::io("list", root.shown(folder), errno);
-    let handle = root.folder(folder, LISTING).map_err(error)?;
-    for name in list_names(&handle).map_err(error)? {
-        if folder.is_none() && name == WORKSHOP {
-            continue;
-        }
-        let Ok(path) = ArtifactPath::child(folder, &name) else {
-            tracing::warn!(root = %root.name(), folder = %root.shown(folder), "something is nested too deep to be carried");
-            walk.skipped += 1;
-            continue;
-        };
-        let stat = match Stat::of(&handle, &name, root.identity().device) {
-            Ok(stat) => stat,
-            Err(errno) => {
-                let error = root.error("stat", &path, errno);
-                if !error.is_absent() {
-                    walk.failed.push((Some(path), error));
-                }
+struct Walker<'a> {
+    root: &'a Root,
+    matcher: &'a Matcher,
+    cache: &'a dyn Fn(&ArtifactPath) -> Option<Seen>,
+    enter: &'a mut dyn FnMut(Entered<'_>),
+    reader: Reader,
+    found: Walk,
+    /// Folders that were seen and not listed yet.
+    folders: Vec<ArtifactPath>,
+}
+
+impl Walker<'_> {
+    fn list(&mut self, folder: Option<&ArtifactPath>) -> Result<(), TreeError> {
+        let root = self.root;
+        let error = |errno| TreeError::io("list", root.shown(folder), errno);
+        let handle = root.folder(folder, LISTING).map_err(error)?;
+        (self.enter)(Entered { folder, handle: handle.as_fd() });
+        for name in list_names(&handle).map_err(error)? {
+            if folder.is_none() && name == WORKSHOP {
                 continue;
             }
-        };
-        if matcher.excluded(&path, stat.kind == Kind::Folder) {
-            continue;
+            match ArtifactPath::child(folder, &name) {
+                Ok(path) => self.look(handle.as_fd(), &name, path),
+                Err(_) => {
+                    tracing::warn!(root = %root.name(), folder = %root.shown(folder), "something is nested too deep");
+                    self.found.skipped += 1;
+                }
+            }
         }
-        let cached = cache(&path);
-        match reader.observe(root, handle.as_fd(), &name, &path, cached.as_ref(), Some(stat)) {
+        Ok(())
+    }
+
+    fn look(&mut self, handle: BorrowedFd<'_>, name: &[u8], path: ArtifactPath) {
+        let stat = match Stat::of(handle, name, self.root.identity().device) {
+            Ok(stat) => stat,
+            Err(errno) => {
+                let error = self.root.error("stat", &path, errno);
+                if !error.is_absent() {
+                    self.found.failed.push((Some(path), error));
+                }
+                return;
+            }
+        };
+        if self.matcher.excluded(&path, stat.kind == Kind::Folder) {
+            return;
+        }
+        let cached = (self.cache)(&path);
+        match self.reader.observe(self.root, handle, name, &path, cached.as_ref(), Some(stat)) {
             Observation::Absent => {}
             Observation::There(seen) => {
                 if seen.entry.is_folder() {
-                    folders.push(Some(path.clone()));
+                    self.folders.push(path.clone());
                 }
-                walk.seen.push((path, seen));
+                self.found.seen.push((path, seen));
             }
-            Observation::Busy => walk.busy.push(path),
-            Observation::Skipped => walk.skipped += 1,
-            Observation::Failed(error) => walk.failed.push((Some(path), error)),
+            Observation::Busy => self.found.busy.push(path),
+            Observation::Skipped => self.found.skipped += 1,
+            Observation::Failed(error) => self.found.failed.push((Some(path), error)),
         }
     }
-    Ok(())
 }

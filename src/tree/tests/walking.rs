@@ -6,7 +6,7 @@ use std::fs;
 use super::*;
 use crate::model::{ContentHash, RootRules};
 use crate::plan::Matcher;
-use crate::tree::{Seen, Walk, walk};
+use crate::tree::{Entered, Seen, Walk, walk};
 
 fn matcher(exclude: &[&str]) -> Matcher {
     let exclude = exclude.iter().map(|pattern| (*pattern).to_owned()).collect();
@@ -34,7 +34,7 @@ fn everything_but_what_is_excluded() {
         fs::write(top.join(file), file).unwrap();
     }
     let entered = RefCell::new(Vec::new());
-    let mut enter = |folder: Option<&ArtifactPath>| {
+    let mut enter = |Entered { folder, .. }: Entered<'_>| {
         entered.borrow_mut().push(folder.map_or_else(String::new, ToString::to_string));
     };
     let found = walk(&root, &matcher(&["*.back", "logs/"]), &|_| None, &mut enter, None);
@@ -52,7 +52,7 @@ fn everything_but_what_is_excluded() {
 fn what_arrives_before_a_folder_is_listed_is_seen() {
     let Fixture { outside: _outside, path: top, root } = fixture();
     fs::create_dir_all(top.join("a/b")).unwrap();
-    let mut enter = |folder: Option<&ArtifactPath>| {
+    let mut enter = |Entered { folder, .. }: Entered<'_>| {
         let folder = folder.map_or(top.clone(), |folder| top.join(folder.as_path()));
         fs::write(folder.join("late"), "x").unwrap();
     };
@@ -67,7 +67,7 @@ fn folders_that_vanish_on_the_way_are_no_failure() {
         fs::create_dir(top.join(folder)).unwrap();
         fs::write(top.join(folder).join("x"), "x").unwrap();
     }
-    let mut enter = |folder: Option<&ArtifactPath>| match folder.map(ArtifactPath::as_bytes) {
+    let mut enter = |Entered { folder, .. }: Entered<'_>| match folder.map(ArtifactPath::as_bytes) {
         Some(b"a") => fs::remove_dir_all(top.join("a")).unwrap(),
         Some(b"b") => {
             fs::remove_dir_all(top.join("b")).unwrap();
@@ -121,7 +121,7 @@ fn no_handle_is_left_or_piled_up() {
     };
     let before = open();
     let mut most = 0;
-    let mut enter = |_: Option<&ArtifactPath>| most = most.max(open());
+    let mut enter = |_: Entered<'_>| most = most.max(open());
     walk(&root, &matcher(&[]), &|_| None, &mut enter, None);
-    assert_eq!((before, most, open()), (1, 1, 1));
+    assert_eq!((before, most, open()), (1, 2, 1));
 }
