@@ -11,6 +11,7 @@ use crate::cli::args::Run;
 use crate::cli::exit::{Exit, Failure, chain};
 use crate::daemon::config::Config;
 use crate::daemon::telemetry::{Telemetry, TelemetryError};
+use crate::daemon::{Daemon, DaemonError};
 
 /// How long threads that hang in a system call may hold up the end of the process.
 const THREADS_END_WITHIN: Duration = Duration::from_secs(1);
@@ -60,8 +61,9 @@ pub(super) fn run(file: &Path, args: Run) -> Result<Exit, Failure> {
 
 /// The daemon itself.
 async fn serve(config: Config, stop: CancellationToken) -> Result<(), Failure> {
-    drop((config, stop));
-    Err(Failure::new(Exit::Critical, "this build has no daemon"))
+    let failed = |error: DaemonError| Failure { code: error.exit_code(), message: Some(chain(&error)) };
+    let daemon = Daemon::bind(config).await.map_err(failed)?;
+    daemon.run(stop).await.map_err(failed)
 }
 
 /// The signals that mean something here.

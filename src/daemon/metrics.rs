@@ -7,11 +7,16 @@
 use std::time::Duration;
 
 use prometheus::{
-    Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder, process_collector::ProcessCollector,
+    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder, process_collector::ProcessCollector,
 };
 
-use crate::model::NodeState;
+use crate::apply;
+use crate::model::{NodeState, RootName};
+use crate::publish;
+
+/// From one sync of a fast disk to a first copy over a slow line, in seconds.
+const TIME_BOUNDS: [f64; 11] = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0];
 
 /// All metrics of one daemon.
 pub struct Metrics {
@@ -33,6 +38,7 @@ pub struct Metrics {
     elections: IntCounter,
     drift: IntCounterVec,
     publish_seconds: Histogram,
+    publish_step_seconds: HistogramVec,
     propagation_seconds: Histogram,
     apply_seconds: Histogram,
     sent_bytes: IntCounterVec,
@@ -116,11 +122,18 @@ impl Metrics {
                 Ok(counters)
             };
         let histogram = |name: &str, help: &str| -> Result<Histogram, prometheus::Error> {
-            let bounds = vec![0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0];
-            let histogram = Histogram::with_opts(HistogramOpts::new(name, help).buckets(bounds))?;
+            let options = HistogramOpts::new(name, help).buckets(TIME_BOUNDS.to_vec());
+            let histogram = Histogram::with_opts(options)?;
             registry.register(Box::new(histogram.clone()))?;
             Ok(histogram)
         };
+
+        let steps = HistogramVec::new(
+            HistogramOpts::new("syncd_publish_step_seconds", "The steps of a publish on the manager")
+                .buckets(TIME_BOUNDS.to_vec()),
+            &["step"],
+        )?;
+        registry.register(Box::new(steps.clone()))?;
 
         Ok(Self {
             is_manager: gauge("syncd_is_manager", "1 while this node's folder is the source")?,
@@ -154,6 +167,7 @@ impl Metrics {
                 &["root"],
             )?,
             publish_seconds: histogram("syncd_publish_seconds", "From a change seen to its commit")?,
+            publish_step_seconds: steps,
             propagation_seconds: histogram(
                 "syncd_propagation_seconds",
                 "From a commit to its files in place here",
@@ -196,25 +210,32 @@ impl Metrics {
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(String::from_utf8_lossy(&text).into_owned())
     }
+}
 
-    /// A change was committed this long after it was seen.
-    pub fn published(&self, took: Duration) {
+impl publish::Observer for Metrics {
+    fn published(&self, took: Duration) {
         self.publish_seconds.observe(took.as_secs_f64());
     }
 
-    /// A generation was in place this long after its commit, and moving the files took so long.
-    pub fn applied(&self, since_commit: Duration, took: Duration) {
-        self.propagation_seconds.observe(since_commit.as_secs_f64());
+    fn step(&self, step: &'static str, took: Duration) {
+        self.publish_step_seconds.with_label_values(&[step]).observe(took.as_secs_f64());
+    }
+
+    fn sent(&self, peer: &str, kind: &'static str, bytes: u64) {
+        self.sent_bytes.with_label_values(&[peer, kind]).inc_by(bytes);
+    }
+}
+
+impl apply::Observer for Metrics {
+    fn applied(&self, took: Duration) {
         self.apply_seconds.observe(took.as_secs_f64());
     }
 
-    /// So many paths of `root` were found different.
-    pub fn drifted(&self, root: &str, paths: u64) {
-        self.drift.with_label_values(&[root]).inc_by(paths);
+    fn propagated(&self, took: Duration) {
+        self.propagation_seconds.observe(took.as_secs_f64());
     }
 
-    /// Content went to `peer`.
-    pub fn sent(&self, peer: &str, kind: &str, bytes: u64) {
-        self.sent_bytes.with_label_values(&[peer, kind]).inc_by(bytes);
+    fn drifted(&self, root: &RootName, places: u64) {
+        self.drift.with_label_values(&[root.as_str()]).inc_by(places);
     }
 }

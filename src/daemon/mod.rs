@@ -1,6 +1,23 @@
-//! Composition of the rooms below.
+//! Composition of the rooms below into one daemon.
+//!
+//! Owns the configuration, the order in which parts are opened, bound, run and ended, and what the daemon says of
+//! itself: status, metrics and the load balancer's paths. Leaves all decisions about files and managers to the rooms
+//! that it connects, and words for people to the command line.
 
 pub mod config;
-pub mod metrics;
 pub mod status;
 pub mod telemetry;
+
+mod artifacts;
+mod first;
+mod http;
+mod listeners;
+mod metrics;
+mod page;
+mod report;
+mod reporter;
+mod run;
+mod supervise;
+mod view;
+
+pub use run::{Daemon, DaemonError};

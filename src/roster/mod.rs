@@ -2,7 +2,7 @@
 //!
 //! Owns the newest report of every other member. Of each pair the node with the lesser name asks at intervals, and
 //! either tells the other at once when its own report changes in what peers act upon; one call carries both reports.
-//! Leaves what a report says to the daemon, and what follows from it to whoever reads [`Roster::heard`].
+//! Leaves what a report says to the daemon, and what follows from it to whoever reads the channel that it fills.
 
 mod task;
 

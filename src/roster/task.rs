@@ -37,25 +37,20 @@ pub struct RosterTask {
     roster: Roster,
 }
 
-/// A roster that says `own` of this node to the members in `state`.
+/// A roster that says `own` of this node to the members in `state`, and puts what it hears into `heard`.
 #[must_use]
 pub fn new(
     config: Config,
     peers: Peers,
     state: watch::Receiver<Option<Arc<ClusterState>>>,
     own: watch::Receiver<Arc<NodeReport>>,
+    heard: watch::Sender<Arc<Heard>>,
 ) -> (Roster, RosterTask) {
-    let roster = Roster { own, state, heard: Arc::new(watch::Sender::new(Arc::default())) };
+    let roster = Roster { own, state, heard: Arc::new(heard) };
     (roster.clone(), RosterTask { config, peers, roster })
 }
 
 impl Roster {
-    /// The newest report of every other member that was ever heard by this process.
-    #[must_use]
-    pub fn heard(&self) -> watch::Receiver<Arc<Heard>> {
-        self.heard.subscribe()
-    }
-
     /// Takes the report of the member `from` and answers with this node's own.
     ///
     /// # Errors

@@ -1,0 +1,210 @@
+//! The HTTP paths for load balancers, Prometheus and people, and the control socket for the command line.
+//!
+//! Owns routes, headers and limits; every answer is made from [`View`]. Read-only, and no artifact content ever.
+//! On an address that others reach, artifact paths are left out unless the configuration allows them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::Router;
+use axum::extract::{Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{Html, IntoResponse, Response};
+use axum::routing::{MethodRouter, get};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::daemon::page::page;
+use crate::daemon::view::View;
+
+/// Connections served at once; more are closed at once, so that a flood costs no memory.
+const CONNECTIONS_MAX: usize = 256;
+/// How long a client may take to send its request line and headers.
+const HEADERS_WITHIN: Duration = Duration::from_secs(5);
+
+/// The paths that everyone may ask.
+pub fn public(view: Arc<View>) -> Router {
+    Router::new()
+        .route("/live", read(|| async { "the process serves\n" }))
+        .route("/ready", read(ready))
+        .route("/manager", read(manager))
+        .route("/worker", read(worker))
+        .route("/metrics", read(metrics))
+        .route("/status", read(status))
+        .route("/", read(front))
+        .with_state(view)
+}
+
+/// The paths of the control socket, which only the daemon's own user and group reach: artifact paths included.
+pub fn control(view: Arc<View>) -> Router {
+    Router::new()
+        .route("/status", read(|State(view): State<Arc<View>>| async move { Json(view.status()) }))
+        .route("/history", read(history))
+        .route("/quarantine", read(quarantine))
+        .with_state(view)
+}
+
+fn read<H, T>(handler: H) -> MethodRouter<Arc<View>>
+where
+    H: axum::handler::Handler<T, Arc<View>>,
+    T: 'static,
+{
+    get(handler).options(|| async { (StatusCode::NO_CONTENT, [(header::ALLOW, "GET, HEAD, OPTIONS")]) })
+}
+
+async fn ready(State(view): State<Arc<View>>) -> Response {
+    match view.ready() {
+        Ok(()) => "ready\n".into_response(),
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
+    }
+}
+
+async fn worker(State(view): State<Arc<View>>) -> Response {
+    match view.worker() {
+        Ok(()) => "worker\n".into_response(),
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
+    }
+}
+
+async fn manager(State(view): State<Arc<View>>) -> Response {
+    match view.manager().await {
+        Ok(lease) => {
+            let header = format!("{} {} {}", lease.epoch, lease.start.nanos(), lease.end.nanos());
+            ([("syncd-lease", header), ("cache-control", "no-store".to_owned())], "manager\n").into_response()
+        }
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
+    }
+}
+
+async fn metrics(State(view): State<Arc<View>>) -> Response {
+    match view.metrics() {
+        Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
+}
+
+async fn status(State(view): State<Arc<View>>) -> Response {
+    Json(view.public_status()).into_response()
+}
+
+async fn front(State(view): State<Arc<View>>) -> Response {
+    Html(page(&view.public_status())).into_response()
+}
+
+#[derive(serde::Deserialize)]
+struct HistoryQuery {
+    n: Option<usize>,
+}
+
+async fn history(State(view): State<Arc<View>>, Query(query): Query<HistoryQuery>) -> Response {
+    let listed = tokio::task::spawn_blocking(move || view.history(query.n.unwrap_or(20).min(10_000))).await;
+    answer(listed)
+}
+
+async fn quarantine(State(view): State<Arc<View>>) -> Response {
+    answer(tokio::task::spawn_blocking(move || view.quarantine()).await)
+}
+
+fn answer<T: serde::Serialize>(
+    outcome: Result<Result<T, crate::store::StoreError>, tokio::task::JoinError>,
+) -> Response {
+    match outcome {
+        Ok(Ok(value)) => Json(value).into_response(),
+        Ok(Err(error)) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
+}
+
+/// Serves `routes` over TCP until `stop`.
+///
+/// # Errors
+/// When the listener itself breaks.
+pub async fn serve_tcp(
+    listener: TcpListener,
+    routes: Router,
+    stop: CancellationToken,
+) -> std::io::Result<()> {
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                if let Err(error) = stream.set_nodelay(true) {
+                    tracing::debug!(%error, "a connection without TCP_NODELAY");
+                }
+                converse(stream, &routes, &room, &stop);
+            }
+            Err(error) => pause_after(&error).await?,
+        }
+    }
+}
+
+/// Serves `routes` over a unix socket until `stop`.
+///
+/// # Errors
+/// When the listener itself breaks.
+pub async fn serve_unix(
+    listener: UnixListener,
+    routes: Router,
+    stop: CancellationToken,
+) -> std::io::Result<()> {
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => converse(stream, &routes, &room, &stop),
+            Err(error) => pause_after(&error).await?,
+        }
+    }
+}
+
+/// Out of descriptors or a client that left early: the listener lives on, after a breath.
+async fn pause_after(error: &std::io::Error) -> std::io::Result<()> {
+    use rustix::io::Errno;
+    let passing = [Errno::MFILE, Errno::NFILE, Errno::CONNABORTED, Errno::NOBUFS, Errno::NOMEM, Errno::INTR];
+    if !Errno::from_io_error(error).is_some_and(|errno| passing.contains(&errno)) {
+        return Err(std::io::Error::new(error.kind(), error.to_string()));
+    }
+    tracing::warn!(%error, "can't accept a connection");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    Ok(())
+}
+
+fn converse<S>(stream: S, routes: &Router, room: &Arc<Semaphore>, stop: &CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let Ok(place) = room.clone().try_acquire_owned() else { return };
+    let service = TowerToHyperService::new(routes.clone());
+    let stop = stop.clone();
+    tokio::spawn(async move {
+        let mut server = http1::Builder::new();
+        server.timer(TokioTimer::new()).header_read_timeout(HEADERS_WITHIN).max_buf_size(16 * 1024);
+        let connection = server.serve_connection(TokioIo::new(stream), service);
+        tokio::pin!(connection);
+        let ended = tokio::select! {
+            ended = &mut connection => ended,
+            () = stop.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                // A client that does not read its answer must not hold up the end of the daemon.
+                tokio::time::timeout(Duration::from_secs(1), connection).await.unwrap_or(Ok(()))
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "a connection ended early");
+        }
+        drop(place);
+    });
+}

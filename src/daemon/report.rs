@@ -1,0 +1,285 @@
+//! What this node says of itself: the row that its peers and its own status show.
+//!
+//! A plain function of what the rooms publish, so that status, metrics and the load balancer's answers can't disagree.
+
+use std::time::Duration;
+
+use crate::apply::ApplyStatus;
+use crate::daemon::config::Config;
+use crate::inventory::Observed;
+use crate::model::{
+    BootTime, ClusterState, NodeReport, NodeState, Problem, Role, RootReport, Seed, Severity, Standing,
+};
+use crate::publish::PublishStatus;
+
+/// Most problems that one report lists; more are counted in a last one.
+const PROBLEMS_MAX: usize = 100;
+
+/// Everything that a report is made of, taken together.
+pub struct Inputs<'a> {
+    /// The configuration.
+    pub config: &'a Config,
+    /// The log's state; none before this node belongs to a cluster.
+    pub state: Option<&'a ClusterState>,
+    /// What this process knows of the election.
+    pub standing: &'a Standing,
+    /// The roots as they are.
+    pub observed: &'a Observed,
+    /// How far the head is applied.
+    pub apply: &'a ApplyStatus,
+    /// What the manager's folder has beyond the head.
+    pub publish: &'a PublishStatus,
+    /// Since when this node is behind the head.
+    pub behind_since: Option<BootTime>,
+    /// Now.
+    pub now: BootTime,
+}
+
+/// The row of this node.
+#[must_use]
+pub fn report(inputs: &Inputs<'_>) -> NodeReport {
+    let lag = inputs.behind_since.map_or(Duration::ZERO, |since| inputs.now.since(since));
+    let state = node_state(inputs);
+    let manages = state == NodeState::Manager;
+    let mut problems = inputs.apply.problems.clone();
+    if manages {
+        problems.extend(inputs.publish.problems.iter().cloned());
+    }
+    problems.extend(root_problems(inputs));
+    problems.extend(formation_problems(inputs));
+    let faults = faults(inputs, lag);
+    NodeReport {
+        name: inputs.config.node.name.clone(),
+        address: inputs.config.address(),
+        role: inputs.config.role().to_string(),
+        state,
+        generation: inputs.apply.applied.map(|(number, _)| number),
+        digest: digest_shown(inputs, manages).map(|digest| digest.to_string()),
+        lag_seconds: inputs.state.and_then(|state| state.head.as_ref()).map(|_| lag.as_secs_f64()),
+        last_seen_seconds: Some(0.0),
+        version: Some(env!("CARGO_PKG_VERSION").to_owned()),
+        drifted: Some(if manages { 0 } else { inputs.apply.drifted }),
+        quarantined: Some(inputs.apply.quarantined),
+        held: Some(if manages { inputs.publish.held } else { 0 }),
+        pending: Some(if manages { inputs.publish.pending } else { 0 }),
+        holds: inputs.apply.holds,
+        priority: inputs.config.me().map_or(0, |me| me.priority),
+        faults,
+        roots: roots(inputs),
+        problems: bounded(problems, &inputs.config.node.name),
+    }
+}
+
+fn node_state(inputs: &Inputs<'_>) -> NodeState {
+    if inputs.config.role() == Role::Witness {
+        return NodeState::Witness;
+    }
+    let missing = inputs.observed.roots.values().any(|root| root.missing.is_some());
+    if missing || !inputs.apply.roots.is_empty() {
+        return NodeState::RootMissing;
+    }
+    match inputs.state {
+        Some(state) if state.head.is_none() && matches!(state.seed, Seed::Conflict(_)) => {
+            NodeState::NeedsSeed
+        }
+        _ => inputs.apply.state,
+    }
+}
+
+/// The head's digest when every path matches. The manager's folder is the source: what it has beyond is pending.
+fn digest_shown(inputs: &Inputs<'_>, manages: bool) -> Option<crate::model::Digest> {
+    let head = inputs.state?.head.as_ref()?;
+    let (number, digest) = inputs.apply.applied?;
+    let whole = number == head.generation && digest == head.digest;
+    (whole && (manages || inputs.apply.matches_head)).then_some(head.digest)
+}
+
+/// What would take this node out of the load balancer, each in one line; empty when it is fit.
+fn faults(inputs: &Inputs<'_>, lag: Duration) -> Vec<String> {
+    if inputs.config.role() == Role::Witness {
+        return vec!["witness: has no artifacts".to_owned()];
+    }
+    let mut faults = Vec::new();
+    for (name, root) in &inputs.observed.roots {
+        if root.missing.is_some() || inputs.apply.roots.contains_key(name) {
+            faults.push(format!("root-missing: {name}"));
+        }
+    }
+    let has_head = inputs.state.is_some_and(|state| state.head.is_some());
+    let waits = inputs.apply.state == NodeState::NeedsApproval;
+    if has_head && !waits {
+        if inputs.apply.applied.is_none() {
+            faults.push("not-applied: no generation was applied yet".to_owned());
+        } else if inputs.apply.journal_open {
+            faults.push("not-whole: between two generations".to_owned());
+        }
+        if let Some(why) = &inputs.apply.failed {
+            faults.push(format!("apply-failed: {why}"));
+        }
+        if lag > inputs.config.sync.ready_lag {
+            faults.push(format!("behind: for {} s", lag.as_secs()));
+        }
+    } else if inputs.observed.complete && inputs.observed.forest.files() == 0 {
+        faults.push("empty: the roots hold nothing and there is no head".to_owned());
+    }
+    faults
+}
+
+fn roots(inputs: &Inputs<'_>) -> Vec<RootReport> {
+    let paths = inputs.config.synced_roots().map(|root| (&root.name, &root.path));
+    paths
+        .map(|(name, path)| {
+            let manifest = inputs.observed.forest.roots.get(name);
+            RootReport {
+                name: name.to_string(),
+                path: path.display().to_string(),
+                files: manifest.map_or(0, crate::model::Manifest::files),
+                bytes: manifest.map_or(0, crate::model::Manifest::bytes),
+                digest: manifest.map(|manifest| manifest.digest().to_string()),
+            }
+        })
+        .collect()
+}
+
+fn root_problems(inputs: &Inputs<'_>) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for (name, root) in &inputs.observed.roots {
+        if let Some(why) = &root.missing {
+            problems.push(Problem {
+                severity: Severity::Critical,
+                code: "root-missing".to_owned(),
+                node: None,
+                root: Some(name.to_string()),
+                path: None,
+                message: format!("the root {name} is not there: {why}"),
+                remedy: "mount or restore the folder; nothing is written or published until it is back"
+                    .to_owned(),
+            });
+        }
+    }
+    for (place, why) in &inputs.observed.failed {
+        problems.push(Problem {
+            severity: Severity::Warning,
+            code: "unreadable".to_owned(),
+            node: None,
+            root: Some(place.root.to_string()),
+            path: Some(place.path.to_string()),
+            message: format!("can't be read, so its last known content counts: {why}"),
+            remedy: "give the daemon's user permission to read it, or repair the file system".to_owned(),
+        });
+    }
+    if !inputs.observed.watching && inputs.observed.complete && inputs.config.role() != Role::Witness {
+        problems.push(Problem {
+            severity: Severity::Warning,
+            code: "watch-limit".to_owned(),
+            node: None,
+            root: None,
+            path: None,
+            message: "some folders have no watch, so changes in them are found by polling".to_owned(),
+            remedy: "raise fs.inotify.max_user_watches with sysctl".to_owned(),
+        });
+    }
+    problems
+}
+
+fn formation_problems(inputs: &Inputs<'_>) -> Vec<Problem> {
+    let problem = |code: &str, message: String, remedy: String| Problem {
+        severity: Severity::Critical,
+        code: code.to_owned(),
+        node: None,
+        root: None,
+        path: None,
+        message,
+        remedy,
+    };
+    let mut problems = Vec::new();
+    match inputs.state {
+        None => problems.push(problem(
+            "forming",
+            inputs
+                .standing
+                .waiting_for
+                .clone()
+                .unwrap_or_else(|| "this node belongs to no cluster yet".to_owned()),
+            "start the daemon on every listed node, and open their port between the hosts".to_owned(),
+        )),
+        Some(state) => {
+            if let (None, Seed::Conflict(contents)) = (&state.head, &state.seed) {
+                let named: Vec<String> = contents
+                    .iter()
+                    .map(|(id, content)| {
+                        let name = state.members.get(id).map_or("?", |member| member.name.as_str());
+                        format!(
+                            "{name} has {} files, digest {:.12}",
+                            content.files,
+                            content.digest.to_string()
+                        )
+                    })
+                    .collect();
+                problems.push(problem(
+                    "needs-seed",
+                    format!("the candidates hold different content and none may win unasked: {}", named.join("; ")),
+                    "stop all daemons, make the folders equal or empty all but one, remove the data folders, start again"
+                        .to_owned(),
+                ));
+            } else if let Some(why) = &inputs.standing.waiting_for {
+                problems.push(problem("waiting", why.clone(), "see the message".to_owned()));
+            }
+            if inputs.standing.leader.is_none() {
+                problems.push(problem(
+                    "no-quorum",
+                    "no leader is heard: a majority of the voters is down or out of reach; the gateways serve on".to_owned(),
+                    "start the daemons that are unreachable, or mend the network between the hosts".to_owned(),
+                ));
+            }
+        }
+    }
+    problems
+}
+
+/// The worst first, a bounded number of them, each with the node's name.
+fn bounded(mut problems: Vec<Problem>, node: &str) -> Vec<Problem> {
+    problems.sort_by(|a, b| b.severity.cmp(&a.severity));
+    if problems.len() > PROBLEMS_MAX {
+        let more = problems.len() - PROBLEMS_MAX;
+        problems.truncate(PROBLEMS_MAX);
+        problems.push(Problem {
+            severity: Severity::Warning,
+            code: "more-problems".to_owned(),
+            node: None,
+            root: None,
+            path: None,
+            message: format!("{more} more problems are not listed"),
+            remedy: "mend the listed ones first".to_owned(),
+        });
+    }
+    for problem in &mut problems {
+        problem.node = Some(node.to_owned());
+    }
+    problems
+}
+
+/// A node of which nothing is known but that it should be there.
+#[must_use]
+pub fn unheard(name: String, address: String, role: String) -> NodeReport {
+    NodeReport {
+        name,
+        address,
+        role,
+        state: NodeState::Unreachable,
+        generation: None,
+        digest: None,
+        lag_seconds: None,
+        last_seen_seconds: None,
+        version: None,
+        drifted: None,
+        quarantined: None,
+        held: None,
+        pending: None,
+        holds: None,
+        priority: 0,
+        faults: Vec::new(),
+        roots: Vec::new(),
+        problems: Vec::new(),
+    }
+}

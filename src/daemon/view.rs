@@ -1,0 +1,299 @@
+//! What this node answers when it is asked: one place from which HTTP, the control socket and metrics take it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::cluster::Cluster;
+use crate::daemon::config::Config;
+use crate::daemon::metrics::{Metrics, MetricsError, Snapshot};
+use crate::daemon::report::unheard;
+use crate::daemon::status::{Health, HistoryRow, QuarantineRow, StatusReport, time_text};
+use crate::inventory::Observed;
+use crate::model::{
+    BootTime, ClusterState, Coordinator, Entry, Epoch, Heard, HeardReport, Lease, NodeReport, NodeState,
+    Problem, Severity, Standing,
+};
+use crate::store::{Store, StoreError};
+
+/// A node that was not heard for this long is unreachable: six questions that went unanswered.
+const UNHEARD: Duration = Duration::from_secs(3);
+
+/// Everything that answers are made of; each field is written by one other task.
+pub struct View {
+    pub(super) config: Arc<Config>,
+    pub(super) cluster: Cluster,
+    pub(super) own: watch::Receiver<Arc<NodeReport>>,
+    pub(super) heard: watch::Receiver<Arc<Heard>>,
+    pub(super) state: watch::Receiver<Option<Arc<ClusterState>>>,
+    pub(super) standing: watch::Receiver<Standing>,
+    pub(super) observed: watch::Receiver<Arc<Observed>>,
+    pub(super) active: watch::Receiver<Option<Epoch>>,
+    pub(super) store: Store,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+impl View {
+    /// The whole cluster as this node sees it.
+    #[must_use]
+    pub fn status(&self) -> StatusReport {
+        let own = self.own.borrow().clone();
+        let state = self.state.borrow().clone();
+        let standing = self.standing.borrow().clone();
+        let nodes = self.rows(&own, state.as_deref());
+        let name_of = |id| Some(state.as_ref()?.members.get(&id)?.name.clone());
+        let appointment = state.as_ref().and_then(|state| state.appointment.clone());
+        let manager = appointment.as_ref().and_then(|appointment| name_of(appointment.manager));
+        let manages =
+            |name: &String| nodes.iter().any(|row| row.name == *name && row.state == NodeState::Manager);
+        // Appointed is not yet in office: a manager that is dead or still brings its folder up is none.
+        let manager = manager.filter(manages);
+        let head = state.as_ref().and_then(|state| state.head.clone());
+        let mut problems: Vec<Problem> = nodes.iter().flat_map(|row| row.problems.clone()).collect();
+        problems.extend(self.own_view_problems(&nodes, manager.as_ref(), state.as_deref()));
+        problems.sort_by(|a, b| b.severity.cmp(&a.severity));
+        let mut report = StatusReport {
+            cluster: self.config.cluster.name.clone(),
+            mode: "rsync".to_owned(),
+            health: Health::Ok,
+            node: own.name.clone(),
+            manager,
+            leader: standing.leader.and_then(name_of),
+            epoch: state.as_ref().map(|state| state.epoch()),
+            generation: head.as_ref().map(|head| head.generation),
+            digest: head.as_ref().map(|head| head.digest.to_string()),
+            committed_at: head.as_ref().map(|head| time_text(head.committed_unix_ms)),
+            nodes,
+            problems,
+        };
+        report.health = report.judge();
+        report
+    }
+
+    /// [`View::status`] for an address that others may reach: artifact paths are left out unless allowed.
+    #[must_use]
+    pub fn public_status(&self) -> StatusReport {
+        let mut report = self.status();
+        if !self.config.node.http_paths && !self.config.node.http.ip().is_loopback() {
+            let nodes = report.nodes.iter_mut().flat_map(|row| row.problems.iter_mut());
+            for problem in report.problems.iter_mut().chain(nodes) {
+                let Some(path) = problem.path.take() else { continue };
+                problem.message = problem.message.replace(&path, "(path not shown here)");
+                problem.remedy = problem.remedy.replace(&path, "(path not shown here)");
+            }
+        }
+        report
+    }
+
+    fn rows(&self, own: &NodeReport, state: Option<&ClusterState>) -> Vec<NodeReport> {
+        let heard = self.heard.borrow().clone();
+        let mut expected: Vec<(String, String, String)> = Vec::new();
+        for listed in &self.config.cluster.nodes {
+            expected.push((listed.name.clone(), listed.address.clone(), listed.role.to_string()));
+        }
+        for member in state.iter().flat_map(|state| state.members.values()) {
+            if !expected.iter().any(|(name, ..)| *name == member.name) {
+                expected.push((member.name.clone(), member.address.clone(), member.role.to_string()));
+            }
+        }
+        if !expected.iter().any(|(name, ..)| *name == own.name) {
+            expected.push((own.name.clone(), own.address.clone(), own.role.clone()));
+        }
+        let now = BootTime::now();
+        let row = |(name, address, role): (String, String, String)| {
+            if name == own.name {
+                return own.clone();
+            }
+            match heard.get(&name) {
+                Some(HeardReport { report, at }) => {
+                    let age = now.since(*at);
+                    let mut row = report.clone();
+                    row.last_seen_seconds = Some(age.as_secs_f64());
+                    if age > UNHEARD {
+                        (row.state, row.lag_seconds) = (NodeState::Unreachable, None);
+                        row.problems.clear();
+                    }
+                    row
+                }
+                None => unheard(name, address, role),
+            }
+        };
+        expected.into_iter().map(row).collect()
+    }
+
+    fn own_view_problems(
+        &self,
+        nodes: &[NodeReport],
+        manager: Option<&String>,
+        state: Option<&ClusterState>,
+    ) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        for row in nodes.iter().filter(|row| row.state == NodeState::Unreachable) {
+            let since = row.last_seen_seconds.map_or_else(
+                || "was never heard since this daemon started".to_owned(),
+                |seconds| format!("was last heard {seconds:.0} s ago"),
+            );
+            problems.push(Problem {
+                severity: Severity::Warning,
+                code: "unreachable".to_owned(),
+                node: Some(row.name.clone()),
+                root: None,
+                path: None,
+                message: format!("{} at {} {since}", row.name, row.address),
+                remedy: format!("see `systemctl status syncd` on {}, and whether its port is open", row.name),
+            });
+        }
+        if state.is_some() && manager.is_none() {
+            problems.push(Problem {
+                severity: Severity::Critical,
+                code: "no-manager".to_owned(),
+                node: None,
+                root: None,
+                path: None,
+                message: "no node is manager, so nothing is published; the gateways serve what they have"
+                    .to_owned(),
+                remedy: "wait some seconds; if it stays, start the candidates that are unreachable"
+                    .to_owned(),
+            });
+        }
+        problems
+    }
+
+    /// Whether the load balancer may send this gateway traffic.
+    ///
+    /// A fault counts only while another gateway is heard that is free of it: the last good one stays in.
+    ///
+    /// # Errors
+    /// The reason, in one line.
+    pub fn ready(&self) -> Result<(), String> {
+        let own = self.own.borrow().clone();
+        if own.state == NodeState::Witness {
+            return Err("witness: has no artifacts".to_owned());
+        }
+        let heard = self.heard.borrow().clone();
+        let now = BootTime::now();
+        let code = |fault: &str| fault.split(':').next().unwrap_or_default().to_owned();
+        let another_is_free_of = |fault: &String| {
+            heard.values().filter(|other| now.since(other.at) < UNHEARD).any(|other| {
+                other.report.state != NodeState::Witness
+                    && !other.report.faults.iter().any(|theirs| code(theirs) == code(fault))
+            })
+        };
+        match own.faults.iter().find(|fault| another_is_free_of(fault)) {
+            Some(fault) => Err(fault.clone()),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether this node is ready and not the manager.
+    ///
+    /// # Errors
+    /// The reason, in one line.
+    pub fn worker(&self) -> Result<(), String> {
+        self.ready()?;
+        if self.active.borrow().is_some() { Err("this node is the manager".to_owned()) } else { Ok(()) }
+    }
+
+    /// Whether this node is the manager, by a renewal made for this request.
+    ///
+    /// # Errors
+    /// The reason, in one line.
+    pub async fn manager(&self) -> Result<Lease, String> {
+        let Some(epoch) = *self.active.borrow() else {
+            return Err("this node is not the manager".to_owned());
+        };
+        let lease = self.cluster.renew().await.ok_or("the lease could not be renewed")?;
+        // The last look before the answer: everything may have moved during the round trip.
+        if lease.epoch != epoch || *self.active.borrow() != Some(epoch) {
+            return Err("another manager was appointed".to_owned());
+        }
+        if self.observed.borrow().roots.values().any(|root| root.missing.is_some()) {
+            return Err("a root is missing".to_owned());
+        }
+        if BootTime::now() >= lease.end {
+            return Err("the lease ran out".to_owned());
+        }
+        Ok(lease)
+    }
+
+    /// What Prometheus reads.
+    ///
+    /// # Errors
+    /// [`MetricsError`] when a metric can't be written as text.
+    pub fn metrics(&self) -> Result<String, MetricsError> {
+        let own = self.own.borrow().clone();
+        let observed = self.observed.borrow().clone();
+        let status = self.status();
+        let peers = status.nodes.iter().filter(|row| row.name != own.name);
+        let in_sync = own.digest.is_some() && own.digest == status.digest;
+        self.metrics.text(&Snapshot {
+            state: Some(own.state),
+            epoch: status.epoch.unwrap_or(0),
+            generation: own.generation.unwrap_or(0),
+            head_generation: status.generation.unwrap_or(0),
+            in_sync,
+            lag_seconds: own.lag_seconds.unwrap_or(0.0),
+            peers: peers.map(|row| (row.name.clone(), row.state != NodeState::Unreachable)).collect(),
+            roots: own.roots.iter().map(|root| (root.name.clone(), root.files, root.bytes)).collect(),
+            quarantined: own.quarantined.unwrap_or(0),
+            held: own.held.unwrap_or(0),
+            watching: observed.watching,
+            scan_seconds: observed.scan_seconds,
+            watch_overflows: observed.overflows,
+            elections: self.cluster.metrics().elections,
+        })
+    }
+
+    /// The newest `count` generations, newest first. Blocks on the disk.
+    ///
+    /// # Errors
+    /// When the store can't be read.
+    pub fn history(&self, count: usize) -> Result<Vec<HistoryRow>, StoreError> {
+        let rows = self.store.history(count)?.into_iter().map(|entry| HistoryRow {
+            number: entry.generation.number,
+            committed_at: time_text(entry.generation.created_unix_ms),
+            created_unix_ms: entry.generation.created_unix_ms,
+            author: entry.generation.author,
+            epoch: entry.generation.epoch,
+            digest: entry.generation.digest.to_string(),
+            added: entry.added,
+            changed: entry.changed,
+            removed: entry.removed,
+            paths: entry.paths.iter().map(ToString::to_string).collect(),
+        });
+        Ok(rows.collect())
+    }
+
+    /// What this node keeps in quarantine. Blocks on the disk.
+    ///
+    /// # Errors
+    /// When the quarantine can't be read.
+    pub fn quarantine(&self) -> Result<Vec<QuarantineRow>, StoreError> {
+        let node = self.config.node.name.clone();
+        let rows = self.store.quarantine_list()?.into_iter().map(|item| {
+            let (size, hash, mode) = match &item.what.entry {
+                Entry::File { mode, size, hash } => (Some(*size), Some(hash.to_string()), Some(*mode)),
+                Entry::Folder { mode } => (None, None, Some(*mode)),
+                Entry::Link { .. } => (None, None, None),
+            };
+            QuarantineRow {
+                id: item.id.0,
+                node: node.clone(),
+                root: item.what.place.root.to_string(),
+                path: item.what.place.path.to_string(),
+                why: item.what.why,
+                generation: Some(item.what.generation),
+                size,
+                hash,
+                mode: mode.map(|mode| format!("{mode:04o}")),
+                mtime: item
+                    .what
+                    .mtime
+                    .map(|time| time_text(time.seconds * 1000 + i64::from(time.nanos) / 1_000_000)),
+                at: time_text(item.put_unix_ms),
+            }
+        });
+        Ok(rows.collect())
+    }
+}

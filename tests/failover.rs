@@ -1,0 +1,287 @@
+//! The manager dies, hangs, or is merely not the leader: who takes over, when, and what is kept.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use support::{THREE, TestCluster, get, row, tree};
+
+/// What the `Syncd-Lease` headers of all nodes claimed: per epoch and node the earliest start and the latest end.
+type Claims = Arc<Mutex<BTreeMap<(u64, String), (u64, u64)>>>;
+
+/// Asks every node for `/manager` every 20 ms until dropped.
+struct LeaseWatch {
+    claims: Claims,
+    stop: Arc<AtomicBool>,
+    threads: Vec<std::thread::JoinHandle<u64>>,
+}
+
+impl LeaseWatch {
+    fn over(cluster: &TestCluster) -> Self {
+        let claims = Claims::default();
+        let stop = Arc::new(AtomicBool::new(false));
+        let threads = cluster
+            .nodes
+            .iter()
+            .map(|node| {
+                let (name, http) = (node.name.clone(), node.http.clone());
+                let (claims, stop) = (claims.clone(), stop.clone());
+                std::thread::spawn(move || {
+                    let mut answers = 0;
+                    while !stop.load(Ordering::Relaxed) {
+                        if let Some(answer) = get(&http, "/manager", Duration::from_millis(600))
+                            && answer.status == 200
+                        {
+                            let fields: Vec<u64> = answer.headers["syncd-lease"]
+                                .split_whitespace()
+                                .map(|field| field.parse().unwrap())
+                                .collect();
+                            let [epoch, start, end] = fields[..] else {
+                                panic!("three numbers in {fields:?}")
+                            };
+                            assert!(start <= end);
+                            let mut claims = claims.lock().unwrap();
+                            let claim = claims.entry((epoch, name.clone())).or_insert((start, end));
+                            *claim = (claim.0.min(start), claim.1.max(end));
+                            answers += 1;
+                        }
+                        std::thread::sleep(Duration::from_millis(20));
+                    }
+                    answers
+                })
+            })
+            .collect();
+        Self { claims, stop, threads }
+    }
+
+    /// Fails when two managers' leases overlap; how many answers were 200.
+    fn finish(self) -> u64 {
+        self.stop.store(true, Ordering::Relaxed);
+        let answers = self.threads.into_iter().map(|thread| thread.join().unwrap()).sum();
+        let claims = self.claims.lock().unwrap();
+        let all: Vec<_> = claims.iter().collect();
+        for (index, ((epoch, node), (start, end))) in all.iter().enumerate() {
+            for ((other_epoch, other_node), (other_start, other_end)) in &all[index + 1..] {
+                if epoch == other_epoch {
+                    assert_eq!(node, other_node, "one epoch, two managers");
+                    continue;
+                }
+                assert!(
+                    end < other_start || other_end < start,
+                    "leases overlap: epoch {epoch} of {node} has {start}..{end}, epoch {other_epoch} of {other_node} has {other_start}..{other_end}"
+                );
+            }
+        }
+        answers
+    }
+}
+
+/// Over twenty deaths of the manager: another takes over, leases never overlap, what was committed is there, and what
+/// the dead one had not published is in its quarantine when it returns.
+#[test]
+fn twenty_managers_die() {
+    let mut rng = support::rng("twenty_managers_die");
+    let mut cluster = TestCluster::new(THREE, "");
+    tree::generate(&cluster.nodes[0].root, 2000, &mut rng);
+    cluster.start_all();
+    cluster.wait_in_sync(&[0, 1, 2], Duration::from_secs(60));
+    let watch = LeaseWatch::over(&cluster);
+    let mut times = Vec::new();
+    for round in 0..20 {
+        let manager = cluster.wait_manager(Duration::from_secs(20));
+        let committed = format!("committed in round {round}");
+        cluster.write(manager, "default/api/last.xml", &committed);
+        for node in 0..3 {
+            cluster.wait_content(node, "default/api/last.xml", &committed, Duration::from_secs(20));
+        }
+        let before = cluster.wait_in_sync(&[0, 1, 2], Duration::from_secs(20));
+        // Killed first, so that nothing can carry the next change off.
+        cluster.kill(manager);
+        let died = Instant::now();
+        let unpublished = format!("default/sequences/unpublished-{round}.xml");
+        cluster.write(manager, &unpublished, "<sequence/>");
+        let next = cluster.wait_manager(Duration::from_secs(20));
+        times.push(died.elapsed());
+        assert_ne!(next, manager);
+        assert_eq!(cluster.read(next, "default/api/last.xml").as_deref(), Some(committed.as_bytes()));
+        let status = cluster.status(next).unwrap();
+        assert!(status["generation"].as_u64().unwrap() >= before, "no committed generation is lost");
+
+        cluster.start(manager);
+        cluster.wait("the dead manager's own file in its quarantine", Duration::from_secs(20), || {
+            let (code, listed, _) = cluster.cli(manager, &["quarantine", "list"]);
+            code == 0 && listed.contains(&format!("unpublished-{round}.xml"))
+        });
+        cluster.wait("the file out of its folder", Duration::from_secs(20), || {
+            cluster.read(manager, &unpublished).is_none()
+        });
+        cluster.wait_in_sync(&[0, 1, 2], Duration::from_secs(20));
+    }
+    cluster.wait_equal(&[0, 1, 2], Duration::from_secs(20));
+    let answers = watch.finish();
+    assert!(answers > 20, "the leases were looked at");
+    times.sort();
+    eprintln!(
+        "a new manager answered after {:?} at the median, {:?} at the most; {answers} lease headers compared",
+        times[times.len() / 2],
+        times[times.len() - 1]
+    );
+}
+
+/// The leader dies while another node is manager: the manager, its epoch and its lease stay.
+#[test]
+fn a_leaders_death_moves_no_manager() {
+    let mut cluster = TestCluster::new(THREE, "");
+    cluster.write(0, "default/api/a.xml", "<api/>");
+    cluster.start_all();
+    cluster.wait_in_sync(&[0, 1, 2], Duration::from_secs(60));
+    let watch = LeaseWatch::over(&cluster);
+    for _ in 0..5 {
+        let manager = cluster.wait_manager(Duration::from_secs(20));
+        let epoch = cluster.status(manager).unwrap()["epoch"].clone();
+        let leader = leader(&cluster, manager);
+        if leader == manager {
+            // Both in one: its death moves the manager for its own sake; look again after that.
+            cluster.kill(manager);
+            cluster.wait("another manager", Duration::from_secs(20), || {
+                cluster.manager().is_some_and(|other| other != manager)
+            });
+            cluster.start(manager);
+            cluster.wait_in_sync(&[0, 1, 2], Duration::from_secs(20));
+            continue;
+        }
+        cluster.kill(leader);
+        cluster.wait("another leader", Duration::from_secs(20), || {
+            let status = cluster.status(manager).unwrap();
+            status["leader"].as_str().is_some_and(|name| name != cluster.nodes[leader].name)
+        });
+        assert_eq!(cluster.wait_manager(Duration::from_secs(20)), manager);
+        assert_eq!(cluster.status(manager).unwrap()["epoch"], epoch);
+        cluster.start(leader);
+        cluster.wait_in_sync(&[0, 1, 2], Duration::from_secs(20));
+        assert_eq!(cluster.status(manager).unwrap()["epoch"], epoch);
+    }
+    watch.finish();
+}
+
+/// A manager stopped beyond its lease and let go on: deposed, harmless, and its late writes are kept.
+#[test]
+fn a_paused_manager_comes_back_as_a_worker() {
+    let mut cluster = TestCluster::new(THREE, "");
+    cluster.write(0, "default/api/a.xml", "<api/>");
+    cluster.start_all();
+    cluster.wait_in_sync(&[0, 1, 2], Duration::from_secs(60));
+    let watch = LeaseWatch::over(&cluster);
+    for round in 0..3 {
+        let manager = cluster.wait_manager(Duration::from_secs(20));
+        cluster.signal(manager, "STOP");
+        cluster.wait("another manager", Duration::from_secs(20), || {
+            cluster.manager().is_some_and(|other| other != manager)
+        });
+        let late = format!("default/api/late-{round}.xml");
+        cluster.write(manager, &late, "<api/>");
+        cluster.signal(manager, "CONT");
+        cluster.wait("the late write in quarantine", Duration::from_secs(30), || {
+            let (code, listed, _) = cluster.cli(manager, &["quarantine", "list"]);
+            code == 0 && listed.contains(&format!("late-{round}.xml"))
+        });
+        cluster.wait_in_sync(&[0, 1, 2], Duration::from_secs(20));
+        cluster.wait_equal(&[0, 1, 2], Duration::from_secs(20));
+    }
+    watch.finish();
+}
+
+/// An idle follower that stops for three seconds, twenty times: no other manager, no other epoch, no generation.
+#[test]
+fn a_paused_follower_moves_nothing() {
+    let mut cluster = TestCluster::new(THREE, "");
+    cluster.write(0, "default/api/a.xml", "<api/>");
+    cluster.start_all();
+    let generation = cluster.wait_in_sync(&[0, 1, 2], Duration::from_secs(60));
+    let manager = cluster.wait_manager(Duration::from_secs(20));
+    let epoch = cluster.status(manager).unwrap()["epoch"].clone();
+    let leader = leader(&cluster, manager);
+    let follower = (0..3).find(|node| *node != manager && *node != leader).unwrap();
+    for _ in 0..20 {
+        cluster.signal(follower, "STOP");
+        // The pause itself is the fault under test, so it is a fixed length.
+        std::thread::sleep(Duration::from_secs(3));
+        cluster.signal(follower, "CONT");
+        cluster.wait("the follower to be heard", Duration::from_secs(20), || {
+            let status = cluster.status(manager).unwrap();
+            row(&status, &cluster.nodes[follower].name).is_some_and(|row| row["state"] == "in-sync")
+        });
+    }
+    let status = cluster.status(manager).unwrap();
+    assert_eq!(status["epoch"], epoch);
+    assert_eq!(status["manager"], cluster.nodes[manager].name);
+    assert_eq!(status["generation"], generation);
+}
+
+/// The leader is killed and started again at once, also right after an appointment: leases stay disjoint.
+#[test]
+fn a_leader_restarts_in_an_instant() {
+    let mut cluster = TestCluster::new(THREE, "");
+    cluster.write(0, "default/api/a.xml", "<api/>");
+    cluster.start_all();
+    cluster.wait_in_sync(&[0, 1, 2], Duration::from_secs(60));
+    let watch = LeaseWatch::over(&cluster);
+    for round in 0..6 {
+        let manager = cluster.wait_manager(Duration::from_secs(20));
+        if round % 2 == 1 {
+            // An appointment is provoked with the old manager alive: stopped, deposed, and let go on below.
+            cluster.signal(manager, "STOP");
+            cluster.wait("another manager", Duration::from_secs(20), || {
+                cluster.manager().is_some_and(|other| other != manager)
+            });
+        }
+        let asked = (0..3).find(|node| *node != manager).unwrap();
+        let leader = leader(&cluster, asked);
+        if leader != manager || round % 2 == 0 {
+            cluster.kill(leader);
+            cluster.start(leader);
+        }
+        if round % 2 == 1 {
+            cluster.signal(manager, "CONT");
+        }
+        cluster.wait_manager(Duration::from_secs(20));
+        cluster.wait_in_sync(&[0, 1, 2], Duration::from_secs(30));
+    }
+    watch.finish();
+}
+
+/// Every daemon dies at once and comes back: same cluster, same generation, and it goes on publishing.
+#[test]
+fn all_nodes_die() {
+    let mut cluster = TestCluster::new(THREE, "");
+    cluster.write(0, "default/api/a.xml", "<api/>");
+    cluster.start_all();
+    let before = cluster.wait_in_sync(&[0, 1, 2], Duration::from_secs(60));
+    for round in 0..3 {
+        (0..3).for_each(|node| cluster.kill(node));
+        cluster.start_all();
+        let manager = cluster.wait_manager(Duration::from_secs(30));
+        let content = format!("<api round=\"{round}\"/>");
+        cluster.write(manager, "default/api/a.xml", &content);
+        for node in 0..3 {
+            cluster.wait_content(node, "default/api/a.xml", &content, Duration::from_secs(20));
+        }
+    }
+    assert!(cluster.wait_in_sync(&[0, 1, 2], Duration::from_secs(20)) > before);
+}
+
+/// The node that leads, as `asked` sees it.
+fn leader(cluster: &TestCluster, asked: usize) -> usize {
+    let mut found = None;
+    cluster.wait("a leader", Duration::from_secs(20), || {
+        found = cluster.status(asked).and_then(|status| {
+            let name = status["leader"].as_str()?.to_owned();
+            cluster.nodes.iter().position(|node| node.name == name)
+        });
+        found.is_some()
+    });
+    found.unwrap()
+}
