@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures::StreamExt;
 use prost::Message;
 use tokio::sync::{OnceCell, Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -202,10 +203,15 @@ impl Way {
             .map_err(|error| tonic::Status::invalid_argument(error.to_string()))?;
         let limit = (ANSWER_WITHIN + Duration::from_secs(parcel.spool().bytes() / SLOWEST)).min(ATTEMPT_MAX);
         let (pieces, stream) = mpsc::channel(2);
-        let sent = AtomicU64::new(0);
+        // Counted where the connection takes them: a peer that can't be reached is sent nothing.
+        let sent = Arc::new(AtomicU64::new(0));
+        let counter = Arc::clone(&sent);
+        let stream = ReceiverStream::new(stream).inspect(move |message: &proto::Parcel| {
+            counter.fetch_add(message.encoded_len() as u64, Ordering::Relaxed);
+        });
         let reply = {
-            let call = within(limit, client.stage(ReceiverStream::new(stream)));
-            let feeding = feed(&parcel, pieces, &sent);
+            let call = within(limit, client.stage(stream));
+            let feeding = feed(&parcel, pieces);
             tokio::pin!(call, feeding);
             // The reply may come before all was read: a refusal needs no body.
             tokio::select! {
@@ -217,7 +223,7 @@ impl Way {
                 },
             }
         };
-        let sent = sent.into_inner();
+        let sent = sent.load(Ordering::Relaxed);
         if sent > 0 {
             self.observer.sent(&self.member.name, "zstd", sent);
         }
@@ -225,17 +231,15 @@ impl Way {
     }
 }
 
-/// Hands the parcel on piece by piece, until the other side listens no more, and counts the bytes that went.
-async fn feed(parcel: &Arc<Parcel>, pieces: mpsc::Sender<proto::Parcel>, sent: &AtomicU64) -> io::Result<()> {
+/// Hands the parcel on piece by piece, until the other side listens no more.
+async fn feed(parcel: &Arc<Parcel>, pieces: mpsc::Sender<proto::Parcel>) -> io::Result<()> {
     let mut next = Some(proto::parcel::Part::Header(parcel.header().into()));
     let mut index = 0;
     while let Some(part) = next {
         let message = proto::Parcel { part: Some(part) };
-        let bytes = message.encoded_len() as u64;
         if pieces.send(message).await.is_err() {
             break;
         }
-        sent.fetch_add(bytes, Ordering::Relaxed);
         let source = Arc::clone(parcel);
         let piece = match parcel.spool().is_in_memory() {
             true => source.spool().piece(index)?,

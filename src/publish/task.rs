@@ -27,7 +27,8 @@ use crate::store::{Adopted, Store};
 use crate::tree::Root;
 
 /// Without a majority for this long, it is a problem.
-const MAJORITY_WITHIN: Duration = Duration::from_secs(10);
+const MAJORITY_WITHIN: Duration =
+    if cfg!(test) { Duration::from_millis(300) } else { Duration::from_secs(10) };
 /// How long the log's news may take to arrive here after it said that it has a commit.
 const APPLIED_WITHIN: Duration = Duration::from_secs(5);
 /// The head of the log is adopted by another task; it is looked for this often meanwhile.
@@ -650,3 +651,6 @@ fn no_majority(
     let remedy = "start the missing nodes, or open their port; it is tried again by itself";
     problem(Severity::Critical, "no-majority", message, remedy)
 }
+
+#[cfg(test)]
+mod tests;

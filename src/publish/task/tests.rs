@@ -1,0 +1,484 @@
+//! The task over a real folder, store and inventory; the log is played, a peer is a real server.
+
+use std::io;
+use std::path::Path;
+use std::sync::Mutex;
+
+use futures::future::BoxFuture;
+use tokio::net::TcpListener;
+use tokio_stream::StreamExt;
+use tonic::service::Routes;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::*;
+use crate::delta::{ChunkReader, Decoder};
+use crate::inventory::{self, RootConfig};
+use crate::model::{
+    Appointment, ArtifactPath, ClusterId, CommitRefusal, Head, Lease, Member, Role, RootRules, UnknownOutcome,
+};
+use crate::rpc::{self, Identity, Me};
+use crate::wire::Header;
+use crate::wire::proto::artifacts_server::{Artifacts, ArtifactsServer};
+use crate::wire::proto::{FetchRequest, Parcel, Report, StageReply, parcel::Part};
+
+const CLUSTER: ClusterId = ClusterId([3; 16]);
+const EPOCH: Epoch = 7;
+
+/// What the played log does with the next commit.
+#[derive(Clone, Copy, PartialEq)]
+enum Fate {
+    Commit,
+    Refuse,
+    CommitUnseen,
+    Lose,
+}
+
+struct Log {
+    state: watch::Sender<Option<Arc<ClusterState>>>,
+    standing: watch::Sender<crate::model::Standing>,
+    store: Store,
+    fates: Mutex<Vec<Fate>>,
+    commits: Mutex<Vec<Commit>>,
+}
+
+impl Log {
+    fn commit_now(&self, commit: Commit) {
+        self.store.adopt(commit.generation, &commit.digest).unwrap().unwrap();
+        self.commits.lock().unwrap().push(commit.clone());
+        self.state.send_modify(|state| {
+            let mut next = ClusterState::clone(state.as_ref().unwrap());
+            assert!(next.is_majority(&commit.holders));
+            assert_eq!(next.generation(), commit.parent, "one proposal in flight, each on the head");
+            next.head = Some(Head {
+                generation: commit.generation,
+                digest: commit.digest,
+                epoch: commit.epoch,
+                author: commit.author,
+                committed_unix_ms: commit.committed_unix_ms,
+                holders: commit.holders.clone(),
+            });
+            *state = Some(Arc::new(next));
+        });
+    }
+}
+
+impl Coordinator for Log {
+    fn state(&self) -> watch::Receiver<Option<Arc<ClusterState>>> {
+        self.state.subscribe()
+    }
+
+    fn standing(&self) -> watch::Receiver<crate::model::Standing> {
+        self.standing.subscribe()
+    }
+
+    fn commit(&self, commit: Commit) -> BoxFuture<'_, Result<CommitOutcome, UnknownOutcome>> {
+        Box::pin(async move {
+            let fate = self.fates.lock().unwrap().pop().unwrap_or(Fate::Commit);
+            let unknown = || Err(UnknownOutcome { reason: "played".to_owned() });
+            match fate {
+                Fate::Refuse => Ok(CommitOutcome::Refused(CommitRefusal::NoMajority)),
+                Fate::Lose => unknown(),
+                Fate::Commit | Fate::CommitUnseen => {
+                    self.commit_now(commit);
+                    if fate == Fate::Commit { Ok(CommitOutcome::Committed) } else { unknown() }
+                }
+            }
+        })
+    }
+
+    fn confirm(&self) -> BoxFuture<'_, Option<Arc<ClusterState>>> {
+        Box::pin(async move { self.state.borrow().clone() })
+    }
+
+    fn renew(&self) -> BoxFuture<'_, Option<Lease>> {
+        Box::pin(async { None })
+    }
+}
+
+#[derive(Default)]
+struct Sent(Mutex<BTreeMap<String, u64>>);
+
+impl Observer for Sent {
+    fn published(&self, _: Duration) {}
+    fn step(&self, _: &'static str, _: Duration) {}
+    fn sent(&self, peer: &str, kind: &'static str, bytes: u64) {
+        assert_eq!(kind, "zstd");
+        *self.0.lock().unwrap().entry(peer.to_owned()).or_default() += bytes;
+    }
+}
+
+/// A member that stages into a store of its own.
+struct Peer(Store);
+
+#[tonic::async_trait]
+impl Artifacts for Peer {
+    async fn stage(&self, request: Request<Streaming<Parcel>>) -> Result<Response<StageReply>, Status> {
+        let mut parcels = request.into_inner();
+        let mut header = None;
+        let mut pieces = Vec::new();
+        while let Some(parcel) = parcels.next().await {
+            match parcel?.part.unwrap() {
+                Part::Header(message) => header = Some(Header::try_from(message).unwrap()),
+                Part::Data(piece) => pieces.push(piece),
+            }
+        }
+        let header = header.unwrap();
+        let mut pieces = pieces.into_iter();
+        let input = ChunkReader::new(|| io::Result::Ok(pieces.next()));
+        let (mut decoder, changes) = Decoder::open(input, &header).unwrap();
+        let mut batch = self.0.batch();
+        while let Some((hash, size)) = decoder.next_content().unwrap() {
+            batch.put(&hash, size, &mut decoder).unwrap();
+        }
+        decoder.finish().unwrap();
+        let pinned = batch.pin(&header.proposal(changes));
+        let newest = self.0.pins().iter().map(|pin| pin.number).max().unwrap_or(0);
+        let refused = pinned.as_ref().err().map(ToString::to_string).unwrap_or_default();
+        Ok(Response::new(StageReply { pinned: pinned.is_ok(), refused, newest }))
+    }
+
+    type FetchStream = tokio_stream::Empty<Result<Parcel, Status>>;
+
+    async fn fetch(&self, _: Request<FetchRequest>) -> Result<Response<Self::FetchStream>, Status> {
+        Err(Status::unimplemented("not played"))
+    }
+
+    async fn exchange(&self, _: Request<Report>) -> Result<Response<Report>, Status> {
+        Err(Status::unimplemented("not played"))
+    }
+}
+
+struct Rig {
+    dir: tempfile::TempDir,
+    log: Arc<Log>,
+    store: Store,
+    sent: Arc<Sent>,
+    status: watch::Receiver<PublishStatus>,
+    active: watch::Sender<Option<Epoch>>,
+    /// Ends everything with the rig.
+    _stop: tokio_util::sync::DropGuard,
+    stop: CancellationToken,
+    publishing: CancellationToken,
+    withheld: watch::Sender<Arc<BTreeSet<Place>>>,
+    inventory: InventoryHandle,
+}
+
+fn member(name: &str, address: &str) -> Member {
+    Member { name: name.to_owned(), address: address.to_owned(), role: Role::Candidate, incarnation: [0; 16] }
+}
+
+fn rules(exclude: &[&str]) -> Rules {
+    let exclude = exclude.iter().map(|text| (*text).to_owned()).collect();
+    Rules { roots: vec![(RootName::new("r"), RootRules { exclude, ..RootRules::default() })] }
+}
+
+impl Rig {
+    /// This node is 1; `peers` are the addresses of the others.
+    fn new(peers: &[String]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("root")).unwrap();
+        let store = Store::open(&dir.path().join("store"), &dir.path().join("quarantine")).unwrap();
+        let mut members = BTreeMap::from([(1, member("gw1", "127.0.0.1:1"))]);
+        members.extend(
+            peers
+                .iter()
+                .enumerate()
+                .map(|(n, address)| (n as u64 + 2, member(&format!("gw{}", n + 2), address))),
+        );
+        let state = ClusterState {
+            cluster: CLUSTER,
+            applied_index: 9,
+            voters: members.keys().copied().collect(),
+            members,
+            seed: Seed::Anyone,
+            appointment: Some(Appointment {
+                epoch: EPOCH,
+                replaced: 0,
+                manager: 1,
+                lease: Duration::from_secs(1),
+            }),
+            head: None,
+        };
+        let standing = crate::model::Standing { node: Some(1), ..crate::model::Standing::default() };
+        let log = Arc::new(Log {
+            state: watch::channel(Some(Arc::new(state))).0,
+            standing: watch::channel(standing).0,
+            store: store.clone(),
+            fates: Mutex::default(),
+            commits: Mutex::default(),
+        });
+        let stop = CancellationToken::new();
+        let root = RootConfig { name: RootName::new("r"), path: dir.path().join("root"), optional: false };
+        let (inventory, task) = inventory::new(inventory::Config {
+            roots: vec![root],
+            rules: rules(&["*.back"]),
+            rescan_every: Duration::from_secs(30),
+        })
+        .unwrap();
+        tokio::spawn(task.run(stop.clone()));
+        let (active, _) = watch::channel(Some(EPOCH));
+        let (withheld, _) = watch::channel(Arc::default());
+        let sent = Arc::new(Sent::default());
+        let mut rig = Self {
+            status: watch::channel(PublishStatus::default()).1,
+            _stop: stop.clone().drop_guard(),
+            withheld,
+            dir,
+            log,
+            store,
+            sent,
+            active,
+            publishing: stop.child_token(),
+            stop,
+            inventory,
+        };
+        rig.start(rules(&["*.back"]));
+        rig
+    }
+
+    fn start(&mut self, own: Rules) {
+        let identity = Identity::new();
+        identity.set(Me { cluster: CLUSTER, node: 1 });
+        let config = Config {
+            node: "gw1".to_owned(),
+            timing: Timing {
+                settle: Duration::from_millis(10),
+                gather: Duration::from_millis(60),
+                settle_max: Duration::from_secs(2),
+                delete_grace: Duration::from_millis(150),
+            },
+            max_delete: 3,
+            rules: own,
+            optional: BTreeSet::new(),
+            spool_dir: self.dir.path().to_owned(),
+        };
+        let (handle, task) = new(
+            config,
+            Arc::clone(&self.log) as Arc<dyn Coordinator>,
+            self.inventory.clone(),
+            self.store.clone(),
+            Peers::new(identity, None),
+            self.active.subscribe(),
+            self.withheld.subscribe(),
+            Arc::clone(&self.sent) as Arc<dyn Observer>,
+        );
+        self.status = handle.status;
+        self.publishing.cancel();
+        self.publishing = self.stop.child_token();
+        tokio::spawn(task.run(self.publishing.clone()));
+    }
+
+    fn write(&self, path: &str, text: &str) {
+        let path = self.dir.path().join("root").join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+
+    fn remove(&self, path: &str) {
+        std::fs::remove_file(self.dir.path().join("root").join(path)).unwrap();
+    }
+
+    /// Waits until the head holds exactly these files.
+    async fn until(&self, expected: &str) {
+        let holds = || {
+            let files = self.store.head().map(|head| {
+                let files = head.forest.iter().filter(|(_, entry)| entry.content().is_some());
+                files.map(|(place, _)| place.path.to_string()).collect::<Vec<_>>().join(" ")
+            });
+            files.as_deref() == Some(expected)
+        };
+        let mut state = self.log.state.subscribe();
+        let waiting = state.wait_for(|_| holds());
+        tokio::time::timeout(Duration::from_secs(20), waiting).await.expect(expected).unwrap();
+    }
+
+    async fn until_status(&mut self, what: &str, wanted: impl Fn(&PublishStatus) -> bool) -> PublishStatus {
+        let waiting = self.status.wait_for(|status| wanted(status));
+        tokio::time::timeout(Duration::from_secs(20), waiting).await.expect(what).unwrap().clone()
+    }
+
+    async fn until_problem(&mut self, code: &str) -> Problem {
+        let status = self.until_status(code, |status| status.problems.iter().any(|p| p.code == code)).await;
+        status.problems.into_iter().find(|problem| problem.code == code).unwrap()
+    }
+
+    fn generations(&self) -> Vec<u64> {
+        self.log.commits.lock().unwrap().iter().map(|commit| commit.generation).collect()
+    }
+}
+
+async fn serve_peer(dir: &Path, node: NodeId, stop: &CancellationToken) -> (String, Store) {
+    let store = Store::open(&dir.join(format!("peer{node}")), &dir.join(format!("peer{node}-q"))).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let identity = Identity::new();
+    identity.set(Me { cluster: CLUSTER, node });
+    let routes = Routes::new(ArtifactsServer::new(Peer(store.clone())));
+    let stop = stop.clone();
+    tokio::spawn(async move { rpc::serve(listener, None, identity, routes, stop).await });
+    (address, store)
+}
+
+/// An address where nobody listens.
+async fn nobody() -> String {
+    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_folder_is_no_first_generation_and_a_change_is_the_next_one() {
+    let mut rig = Rig::new(&[]);
+    rig.inventory.rescan().await;
+    std::fs::create_dir(rig.dir.path().join("root/empty")).unwrap();
+    rig.inventory.rescan().await;
+    assert_eq!(rig.generations(), [0; 0]);
+    rig.write("api/a.xml", "one");
+    rig.until("api/a.xml").await;
+    rig.write("api/b.back", "excluded");
+    rig.write("api/b.xml", "two");
+    rig.until("api/a.xml api/b.xml").await;
+    rig.remove("api/a.xml");
+    rig.until("api/b.xml").await;
+    assert_eq!(rig.generations(), [1, 2, 3]);
+    let place = Place { root: RootName::new("r"), path: ArtifactPath::new(b"api/b.xml").unwrap() };
+    let stat = std::fs::metadata(rig.dir.path().join("root/api/b.xml")).unwrap();
+    let mtime = rig.store.author_mtime(&place).unwrap().unwrap();
+    assert_eq!(mtime.seconds, std::os::unix::fs::MetadataExt::mtime(&stat));
+    let status = rig.until_status("quiet", |status| status.pending == 0).await;
+    assert_eq!((status.held, status.problems, status.last.unwrap().generation), (0, vec![], 3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_majority_is_enough_and_known_content_is_not_sent_again() {
+    let (dir, stop) = (tempfile::tempdir().unwrap(), CancellationToken::new());
+    let (address, peer) = serve_peer(dir.path(), 2, &stop).await;
+    let rig = Rig::new(&[address, nobody().await]);
+    let noise: String = (0..500_u64).map(|n| blake3::hash(&n.to_le_bytes()).to_string()).collect();
+    rig.write("a.xml", &noise);
+    rig.until("a.xml").await;
+    let holders = rig.log.commits.lock().unwrap()[0].holders.clone();
+    assert_eq!(holders, [1, 2].into());
+    let digest = rig.store.head().unwrap().generation.digest;
+    assert!(peer.is_pinned(EPOCH, 1, &digest), "durable there before it was committed");
+    let first = rig.sent.0.lock().unwrap()["gw2"];
+    std::fs::rename(rig.dir.path().join("root/a.xml"), rig.dir.path().join("root/b.xml")).unwrap();
+    rig.until("b.xml").await;
+    let second = rig.sent.0.lock().unwrap()["gw2"] - first;
+    assert!(first > 10_000 && second < 500, "{first} bytes, then {second}");
+    assert!(!rig.sent.0.lock().unwrap().contains_key("gw3"));
+    stop.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_lacks_a_known_content_gets_it() {
+    let (dir, stop) = (tempfile::tempdir().unwrap(), CancellationToken::new());
+    let (address, peer) = serve_peer(dir.path(), 2, &stop).await;
+    let rig = Rig::new(&[address, nobody().await]);
+    rig.write("a.xml", "text");
+    rig.until("a.xml").await;
+    peer.forget(&crate::model::ContentHash::of(b"text")).unwrap();
+    rig.write("b.xml", "text");
+    rig.until("a.xml b.xml").await;
+    assert!(peer.has(&crate::model::ContentHash::of(b"text")).unwrap());
+    stop.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_majority_it_is_named_and_tried_until_there_is_one() {
+    let (dir, stop) = (tempfile::tempdir().unwrap(), CancellationToken::new());
+    let mut rig = Rig::new(&[nobody().await, nobody().await]);
+    rig.write("a.xml", "text");
+    let problem = rig.until_problem("no-majority").await;
+    assert!(
+        problem.message.contains("1 of 3 voters") && problem.message.contains("gw2 ("),
+        "{}",
+        problem.message
+    );
+    assert_eq!(rig.generations(), [0; 0]);
+    // A new member comes; the round that waits takes it in.
+    let (address, _) = serve_peer(dir.path(), 4, &stop).await;
+    rig.log.state.send_modify(|state| {
+        let mut next = ClusterState::clone(state.as_ref().unwrap());
+        next.members.insert(4, member("gw4", &address));
+        next.voters = [1, 2, 4].into();
+        *state = Some(Arc::new(next));
+    });
+    rig.until("a.xml").await;
+    rig.until_status("the problem is gone", |status| status.problems.is_empty() && status.last.is_some())
+        .await;
+    stop.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_outcome_is_read_from_the_log() {
+    let mut rig = Rig::new(&[]);
+    // From the last to the first.
+    *rig.log.fates.lock().unwrap() = vec![Fate::Commit, Fate::Refuse, Fate::Lose, Fate::CommitUnseen];
+    rig.write("a.xml", "one");
+    rig.until("a.xml").await;
+    rig.write("b.xml", "two");
+    rig.until("a.xml b.xml").await;
+    let status = rig.until_status("quiet", |status| status.pending == 0).await;
+    assert_eq!((rig.generations(), status.last.unwrap().generation), (vec![1, 2], 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_goes_out_of_an_emptied_root_or_out_of_office() {
+    let mut rig = Rig::new(&[]);
+    rig.write("a.xml", "one");
+    rig.write("b.xml", "two");
+    rig.until("a.xml b.xml").await;
+    rig.remove("a.xml");
+    rig.remove("b.xml");
+    rig.until_problem("root-emptied").await;
+    rig.write("a.xml", "one");
+    rig.until("a.xml").await;
+    rig.active.send_replace(None);
+    rig.until_status("out of office", |status| *status == PublishStatus::default()).await;
+    rig.write("c.xml", "three");
+    rig.inventory.rescan().await;
+    assert_eq!(rig.generations(), [1, 2]);
+    rig.active.send_replace(Some(EPOCH));
+    rig.until("a.xml c.xml").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mass_delete_is_held_also_in_small_portions() {
+    let mut rig = Rig::new(&[]);
+    for name in ["a", "b", "c", "d", "e", "f"] {
+        rig.write(name, name);
+    }
+    rig.until("a b c d e f").await;
+    rig.remove("a");
+    rig.remove("b");
+    rig.until("c d e f").await;
+    rig.remove("c");
+    rig.remove("d");
+    let problem = rig.until_problem("mass-delete").await;
+    assert!(problem.message.starts_with("2 artifacts"), "{}", problem.message);
+    rig.write("e", "new");
+    rig.write("g", "new folder mate held with them");
+    let status = rig
+        .until_status("the update went out", |status| status.last.as_ref().is_some_and(|l| l.generation == 3))
+        .await;
+    assert_eq!(status.held, 3, "two deletes, and what is new beside them");
+    rig.write("c", "c");
+    rig.until("c e f g").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_that_touch_no_path_go_out_and_others_are_held() {
+    let mut rig = Rig::new(&[]);
+    rig.write("a.xml", "one");
+    rig.write("a.back", "old");
+    rig.until("a.xml").await;
+    rig.start(rules(&["*.back", "*.tmp"]));
+    let mut state = rig.log.state.subscribe();
+    let second = state.wait_for(|state| state.as_ref().unwrap().generation() == 2);
+    tokio::time::timeout(Duration::from_secs(20), second).await.unwrap().unwrap();
+    assert_eq!(rig.store.head().unwrap().rules, rules(&["*.back", "*.tmp"]));
+    for held in [rules(&["*.tmp"]), rules(&["*.back", "*.tmp", "a.*"]), Rules::default()] {
+        rig.start(held);
+        rig.until_problem("rules-held").await;
+    }
+    assert_eq!(rig.store.head().unwrap().forest.files(), 1, "no rule deletes");
+}
