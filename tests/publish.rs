@@ -312,7 +312,7 @@ fn a_link_that_leads_outside_is_named_and_stays_at_home() {
     cluster.write(0, "default/api/b.xml", "<api/>");
     cluster.wait_content(1, "default/api/b.xml", "<api/>", LONG);
     cluster.wait("the links to be named", LONG, || {
-        cluster.status(0).is_some_and(|status| has_problem(&status, "link-outside"))
+        cluster.status(0).is_some_and(|status| has_problem(&status, "unsafe-link"))
     });
     for name in ["absolute.xml", "up.xml"] {
         assert!(fs::symlink_metadata(cluster.nodes[1].root.join("default/api").join(name)).is_err());
