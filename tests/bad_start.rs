@@ -1,4 +1,9 @@
 //! Daemons that must not start, and say why: file, cause, remedy, exit code.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "helpers of a test end it as the test itself would"
+)]
 
 mod support;
 

@@ -1,4 +1,9 @@
 //! Daemons that die at the worst moments: crash points compiled in by the test feature, one per step of a change.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "helpers of a test end it as the test itself would"
+)]
 #![cfg(feature = "crash-points")]
 
 mod support;

@@ -1,4 +1,9 @@
 //! The manager dies, hangs, or is merely not the leader: who takes over, when, and what is kept.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "helpers of a test end it as the test itself would"
+)]
 
 mod support;
 
@@ -102,7 +107,7 @@ fn twenty_managers_die() {
         cluster.kill(manager);
         let died = Instant::now();
         let unpublished = format!("default/sequences/unpublished-{round}.xml");
-        cluster.write(manager, &unpublished, "<sequence/>");
+        cluster.write(manager, &unpublished, format!("<sequence>{round}</sequence>"));
         let next = cluster.wait_manager(Duration::from_secs(20));
         times.push(died.elapsed());
         assert_ne!(next, manager);
@@ -182,7 +187,7 @@ fn a_paused_manager_comes_back_as_a_worker() {
             cluster.manager().is_some_and(|other| other != manager)
         });
         let late = format!("default/api/late-{round}.xml");
-        cluster.write(manager, &late, "<api/>");
+        cluster.write(manager, &late, format!("<late>{round}</late>"));
         cluster.signal(manager, "CONT");
         cluster.wait("the late write in quarantine", Duration::from_secs(30), || {
             let (code, listed, _) = cluster.cli(manager, &["quarantine", "list"]);

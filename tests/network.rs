@@ -1,4 +1,9 @@
 //! Hosts whose links are cut and healed: each node in a network namespace of its own, packets dropped by nft.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "helpers of a test end it as the test itself would"
+)]
 
 mod support;
 
@@ -96,7 +101,7 @@ fn the_managers_link_is_cut() {
     let (network, cluster) = cluster();
     let manager = cluster.wait_manager(LONG);
     network.cut(manager + 1);
-    cluster.write(manager, "default/api/cut-off.xml", "<api/>");
+    cluster.write(manager, "default/api/cut-off.xml", "<cut-off/>");
     cluster.wait("another manager", LONG, || {
         (0..3).any(|node| {
             node != manager && cluster.get(node, "/manager").is_some_and(|answer| answer.status == 200)

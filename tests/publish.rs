@@ -1,4 +1,9 @@
 //! A change on the manager is on every gateway: kinds of changes, names, and folders in a bad state.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "helpers of a test end it as the test itself would"
+)]
 
 mod support;
 

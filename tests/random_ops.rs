@@ -1,5 +1,10 @@
 //! Random work on the manager while workers die at random: everything ends equal, and no reader ever sees a part of a
 //! file or its absence.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "helpers of a test end it as the test itself would"
+)]
 
 mod support;
 
@@ -23,7 +28,7 @@ fn random_operations_while_workers_die() {
     let mut rng = support::rng("random_operations_while_workers_die");
     let mut cluster = TestCluster::new(
         THREE,
-        "[sync]\ngather = \"200ms\"\ndelete_grace = \"200ms\"\nmax_delete = 100000\n",
+        "[sync]\ngather = \"50ms\"\ndelete_grace = \"50ms\"\nsettle_max = \"200ms\"\nmax_delete = 100000\n",
     );
     tree::generate(&cluster.nodes[0].root, 200, &mut rng);
     cluster.write(0, HOT, hot(0));

@@ -2,6 +2,7 @@
 //!
 //! A plain function of what the rooms publish, so that status, metrics and the load balancer's answers can't disagree.
 
+use std::cmp::Reverse;
 use std::time::Duration;
 
 use crate::apply::ApplyStatus;
@@ -239,7 +240,7 @@ fn formation_problems(inputs: &Inputs<'_>) -> Vec<Problem> {
 
 /// The worst first, a bounded number of them, each with the node's name.
 fn bounded(mut problems: Vec<Problem>, node: &str) -> Vec<Problem> {
-    problems.sort_by(|a, b| b.severity.cmp(&a.severity));
+    problems.sort_by_key(|problem| Reverse(problem.severity));
     if problems.len() > PROBLEMS_MAX {
         let more = problems.len() - PROBLEMS_MAX;
         problems.truncate(PROBLEMS_MAX);

@@ -26,13 +26,14 @@ pub struct Supervisor {
     stop: CancellationToken,
     tasks: JoinSet<Result<(), String>>,
     names: HashMap<Id, &'static str>,
+    grace: Duration,
 }
 
 impl Supervisor {
     /// Without tasks yet; all are told to stop by `stop`.
     #[must_use]
     pub fn new(stop: CancellationToken) -> Self {
-        Self { stop, tasks: JoinSet::new(), names: HashMap::new() }
+        Self { stop, tasks: JoinSet::new(), names: HashMap::new(), grace: GRACE }
     }
 
     /// Starts a task that ends only with the daemon.
@@ -60,7 +61,7 @@ impl Supervisor {
             }
         }
         stop.cancel();
-        let grace = tokio::time::sleep(GRACE);
+        let grace = tokio::time::sleep(self.grace);
         tokio::pin!(grace);
         loop {
             tokio::select! {
@@ -102,7 +103,7 @@ mod tests {
     use super::*;
     use std::convert::Infallible;
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn the_end_of_one_ends_all_and_is_named() {
         let stop = CancellationToken::new();
         let mut tasks = Supervisor::new(stop.clone());
@@ -116,15 +117,16 @@ mod tests {
         assert_eq!((ended.task, ended.why.as_str()), ("broken", "disk gone"));
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_panic_is_an_end_and_a_task_that_hangs_is_cut_off() {
         let mut tasks = Supervisor::new(CancellationToken::new());
         tasks.spawn("panics", async { if true { panic!("on purpose") } else { Ok::<(), Infallible>(()) } });
+        tasks.grace = Duration::from_millis(50);
         tasks.spawn("hangs", std::future::pending::<Result<(), Infallible>>());
         assert_eq!(tasks.run().await.unwrap_err().task, "panics");
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_stop_is_no_failure() {
         let stop = CancellationToken::new();
         let mut tasks = Supervisor::new(stop.clone());

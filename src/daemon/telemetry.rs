@@ -10,7 +10,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry};
 
 /// What is logged when nobody says otherwise: this program's own news, and only trouble of the libraries.
-const DEFAULT_FILTER: &str = "warn,syncd=info";
+const DEFAULT_FILTER: &str = "warn,syncd=info,openraft=off";
 
 /// The form of lines on standard error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +26,8 @@ pub enum LogFormat {
 pub struct Telemetry {
     /// The form; none: the journal where standard error leads there, else text.
     pub format: Option<LogFormat>,
-    /// Levels in the syntax of `tracing`'s environment filter; none: `warn,syncd=info`.
+    /// Levels in the syntax of `tracing`'s environment filter; none: `warn,syncd=info,openraft=off`,
+    /// for openraft tells every lost heartbeat as an error, and syncd itself what follows from it.
     pub filter: Option<String>,
     /// systemd's `JOURNAL_STREAM`: device and inode of the stream that leads to the journal.
     pub journal_stream: Option<String>,

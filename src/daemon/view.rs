@@ -1,5 +1,6 @@
 //! What this node answers when it is asked: one place from which HTTP, the control socket and metrics take it.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,7 +53,7 @@ impl View {
         let head = state.as_ref().and_then(|state| state.head.clone());
         let mut problems: Vec<Problem> = nodes.iter().flat_map(|row| row.problems.clone()).collect();
         problems.extend(self.own_view_problems(&nodes, manager.as_ref(), state.as_deref()));
-        problems.sort_by(|a, b| b.severity.cmp(&a.severity));
+        problems.sort_by_key(|problem| Reverse(problem.severity));
         let mut report = StatusReport {
             cluster: self.config.cluster.name.clone(),
             mode: "rsync".to_owned(),

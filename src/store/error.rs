@@ -26,6 +26,14 @@ pub enum StoreError {
         #[source]
         source: io::Error,
     },
+    /// Another process has the store open.
+    #[error(
+        "{path} is in use by another process; remedy: stop the other daemon, or give each its own node.data_dir"
+    )]
+    InUse {
+        /// The index's file.
+        path: PathBuf,
+    },
     /// The index failed or cannot be read.
     #[error("the store's index failed")]
     Index(#[source] Box<redb::Error>),

@@ -145,7 +145,10 @@ impl Index {
 }
 
 fn open_database(path: &Path) -> Result<Database, StoreError> {
-    Ok(Database::builder().set_cache_size(CACHE_BYTES).create(path)?)
+    match Database::builder().set_cache_size(CACHE_BYTES).create(path) {
+        Err(redb::DatabaseError::DatabaseAlreadyOpen) => Err(StoreError::InUse { path: path.to_owned() }),
+        other => Ok(other?),
+    }
 }
 
 /// Replaces one single value as part of a greater change.

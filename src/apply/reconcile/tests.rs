@@ -1,3 +1,5 @@
+//! Moving real files: what is touched, what is kept, and what an interruption leaves.
+
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,3 +1,5 @@
+//! Generations taken in and given out, store to store.
+
 use futures::future::BoxFuture;
 use tokio::sync::watch;
 

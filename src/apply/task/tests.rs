@@ -1,3 +1,5 @@
+//! The task over real folders, with a coordinator that says what the test wants.
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
