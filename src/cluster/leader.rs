@@ -204,10 +204,10 @@ impl LeaderTask {
                     }
                 }
                 Action::Round(id) => {
-                    let raft = self.raft.clone();
+                    let (raft, me, term) = (self.raft.clone(), self.me, self.term);
                     self.jobs.spawn(async move {
-                        let round = tokio::time::timeout(ROUND_MAX, raft.ensure_linearizable()).await;
-                        Done::Round(id, matches!(round, Ok(Ok(_))))
+                        let round = tokio::time::timeout(ROUND_MAX, round(&raft, me, term)).await;
+                        Done::Round(id, round.unwrap_or(false))
                     });
                 }
                 Action::Appoint { replaces, manager } => self.appoint(replaces, manager),
@@ -252,6 +252,18 @@ impl LeaderTask {
             Done::Learner
         });
     }
+}
+
+/// Whether a quorum follows this node in `term`, and all that was committed before is applied here.
+///
+/// The core's own word on the term counts, not the metrics': a leadership that was lost and won again between two
+/// looks at them is another one.
+async fn round(raft: &Raft, me: NodeId, term: Option<u64>) -> bool {
+    if raft.ensure_linearizable().await.is_err() {
+        return false;
+    }
+    let vote = raft.with_raft_state(|state| *state.vote_ref()).await;
+    vote.is_ok_and(|vote| vote.committed && vote.leader_id.node_id == me && Some(vote.leader_id.term) == term)
 }
 
 /// Appends the leader's own first entry, before it the one that forms the cluster if that is missing, and waits until

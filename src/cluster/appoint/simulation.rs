@@ -28,6 +28,8 @@ struct Process {
     /// The epoch that it let go.
     released: Epoch,
     renewing: bool,
+    /// Whether an entry of its own is committed; before that a restored leader knows only its stored commit index.
+    lead_committed: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -51,6 +53,7 @@ enum Event {
     RenewTimer,
     LeadsNow { term: u64 },
     NoLongerLeads { term: u64 },
+    Follows(NodeId),
     Commits(usize),
     Applies(usize),
     RoundChecks { id: u64, process: u64 },
@@ -76,6 +79,8 @@ struct World {
     survivors: Vec<Proposal>,
     /// Whom a quorum follows.
     leader: (u64, NodeId),
+    /// Whom each node believes to lead.
+    follows: BTreeMap<NodeId, NodeId>,
     /// Each lease that a node could have shown: node, from, until.
     leases: Vec<(NodeId, u64, u64)>,
     patience_percent: u32,
@@ -97,6 +102,7 @@ impl World {
             proposals: Vec::new(),
             survivors: Vec::new(),
             leader: (1, 1),
+            follows: (1..=NODES).map(|node| (node, 1)).collect(),
             leases: Vec::new(),
             patience_percent,
             appointments: 0,
@@ -123,8 +129,15 @@ impl World {
         let number = self.random.random();
         let mut appointer = Appointer::new(Duration::from_millis(LEASE_MS));
         appointer.patience_percent = self.patience_percent;
-        let process =
-            Process { number, appointer, term: None, asked: HashMap::new(), released: 0, renewing: false };
+        let process = Process {
+            number,
+            appointer,
+            term: None,
+            asked: HashMap::new(),
+            released: 0,
+            renewing: false,
+            lead_committed: false,
+        };
         if self.processes.insert(node, process).is_none() {
             self.after(0..25, node, Event::Tick);
             self.after(0..300, node, Event::RenewTimer);
@@ -167,8 +180,13 @@ impl World {
 
     fn disturb(&mut self) {
         let node = self.random.random_range(1..=NODES);
-        match self.random.random_range(0..5) {
+        match self.random.random_range(0..7) {
             0 | 1 => self.elect(node),
+            5 => (1..=NODES).for_each(|node| self.restart(node)),
+            6 => {
+                self.let_go(node);
+                self.restart(node);
+            }
             2 => {
                 let until = self.now + self.random.random_range(1..4_000);
                 self.paused_until.insert(node, until);
@@ -193,7 +211,11 @@ impl World {
         survivors.retain(|proposal| proposal.term >= newest && self.random.random_bool(0.5));
         self.survivors = survivors;
         self.after(0..2_500, before, Event::NoLongerLeads { term });
-        self.after(0..50, node, Event::LeadsNow { term: term + 1 });
+        // Its task may hear of it only after it lost and won the leadership again.
+        self.after(0..400, node, Event::LeadsNow { term: term + 1 });
+        for other in 1..=NODES {
+            self.after(0..2_500, other, Event::Follows(node));
+        }
     }
 
     fn restart(&mut self, node: NodeId) {
@@ -203,7 +225,7 @@ impl World {
         let applied = self.applied[&node];
         let back = self.random.random_range(0..=applied);
         self.applied.insert(node, back);
-        self.after(0..500, node, Event::Applies(applied));
+        self.after(0..2_000, node, Event::Applies(applied));
         if self.leader.1 == node {
             // openraft restores a leader at once, in the term it had.
             let term = self.leader.0;
@@ -229,7 +251,9 @@ impl World {
         self.after(1..1_500, leader, Event::LetGoArrives { epoch, process: number });
     }
 
-    fn propose(&mut self, leader: NodeId, term: u64, command: Command) {
+    fn propose(&mut self, leader: NodeId, believed: u64, command: Command) {
+        // The entry gets the term that the log's core is in, whatever its task believes.
+        let term = if self.leader.1 == leader { self.leader.0 } else { believed };
         let process = self.processes[&leader].number;
         self.proposals.push(Some(Proposal { leader, process, term, command }));
         let id = self.proposals.len() - 1;
@@ -252,13 +276,14 @@ impl World {
             return;
         }
         let now = ms(self.now);
-        let appointer = &mut self.processes.get_mut(&leader).unwrap().appointer;
+        let process = self.processes.get_mut(&leader).unwrap();
         let actions = if appoints {
-            appointer.appoint_ended(now);
+            process.appointer.appoint_ended(now);
             self.appointments += 1;
             Vec::new()
         } else {
-            appointer.first_applied()
+            process.lead_committed = true;
+            process.appointer.first_applied()
         };
         self.perform(leader, actions);
     }
@@ -306,6 +331,9 @@ impl World {
                     self.perform(node, actions);
                 }
             }
+            Event::Follows(leader) => {
+                self.follows.insert(node, leader);
+            }
             Event::Commits(id) => {
                 if let Some(proposal) = self.proposals[id].take()
                     && proposal.term == self.leader.0
@@ -324,14 +352,15 @@ impl World {
             }
             Event::RoundChecks { id, process } => {
                 let current = &self.processes[&node];
+                // A round counts only in the term that the task believes in.
                 let confirmed =
-                    current.number == process && current.term == Some(self.leader.0) && self.leader.1 == node;
+                    current.number == process && self.leader.1 == node && current.term == Some(self.leader.0);
                 let committed = self.log.len();
                 self.after(0..150, node, Event::RoundEnds { id, process, confirmed, committed });
             }
             Event::RoundEnds { id, process, confirmed, committed } => {
                 if self.processes[&node].number == process {
-                    if confirmed {
+                    if confirmed && self.processes[&node].lead_committed {
                         let applied = self.applied.get_mut(&node).unwrap();
                         *applied = committed.max(*applied);
                     }
@@ -402,8 +431,7 @@ impl World {
         }
         let renewal = Renewal { node, process: process.number, epoch: current.epoch, sent: now };
         // It may follow a leader that is none any more.
-        let leader =
-            if self.random.random_bool(0.85) { self.leader.1 } else { self.random.random_range(1..=NODES) };
+        let leader = self.follows[&node];
         let slow = self.random.random_bool(0.1);
         self.after(if slow { 100..1_500 } else { 1..60 }, leader, Event::RenewalArrives(renewal));
     }
@@ -435,7 +463,7 @@ fn leases_of_two_managers_never_overlap() {
     let first: u64 =
         std::env::var("SYNCD_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random);
     let (mut leases, mut appointments) = (0, 0);
-    for seed in (0..60).map(|step| first.wrapping_add(step)) {
+    for seed in (0..100).map(|step| first.wrapping_add(step)) {
         let mut world = World::new(seed, 110);
         world.run();
         if let Some(overlap) = world.overlap() {
