@@ -6,7 +6,7 @@
 //!   waits out D from its own beginning.
 //! - Another manager is named only when 1.1 x D passed both since this leader's own last grant and since it began to
 //!   lead in this process (a restarted leader is restored at once, without memory of its grants), unless the old
-//!   manager let go.
+//!   manager let go: then only the time since the beginning counts.
 //! - From the moment it decides to appoint, this leader grants nobody, rounds in flight included, until that entry is
 //!   applied here. Losing the leadership forgets everything; the entry itself names the term it was decided in, so it
 //!   has no effect if another leader stood between.
@@ -88,8 +88,9 @@ struct Leading {
     waiting: Vec<(Ticket, Ask)>,
     /// The epoch that an appointment in the log's hands replaces.
     appointing: Option<Epoch>,
-    /// The epoch and the manager's process that this leader granted last.
-    granted_to: Option<(Epoch, u64)>,
+    /// The epoch that this leader granted last, and the manager's process if it was only one: a renewal of a dead
+    /// process may arrive after those of the one that runs now.
+    granted_to: Option<(Epoch, Option<u64>)>,
     /// The epoch whose manager let go.
     let_go: Option<Epoch>,
     /// The epoch whose manager is granted nothing more, because a better one is there.
@@ -162,11 +163,11 @@ impl Appointer {
     }
 
     /// A process of the manager of `epoch` says that it will never use a lease of it again. True if that ends the
-    /// wait: only when this leader granted that very process last, for a restarted one may hold a lease by now that
-    /// this leader, or the one before it, granted.
+    /// wait: only when this leader granted that very process and no other, for a restarted one may hold a lease by
+    /// now. Leases that a leader before this one granted are waited out all the same.
     pub(super) fn let_go(&mut self, epoch: Epoch, process: u64) -> bool {
         match &mut self.leading {
-            Some(leading) if leading.granted_to == Some((epoch, process)) => {
+            Some(leading) if leading.granted_to == Some((epoch, Some(process))) => {
                 leading.let_go = Some(epoch);
                 true
             }
@@ -235,6 +236,7 @@ impl Appointer {
             return Vec::new();
         }
         let silent_for = now.since(leading.since).min(now.since(leading.granted));
+        let led_for = now.since(leading.since);
         let waited = |lease: Duration| silent_for >= lease * percent / 100;
         let chosen = match &view.state.appointment {
             None => {
@@ -246,7 +248,8 @@ impl Appointer {
             Some(current) => {
                 let let_go = leading.let_go == Some(current.epoch);
                 leading.watch_fitness(current.epoch, current.manager, now, view);
-                if !let_go && !waited(current.lease) {
+                let free = let_go && led_for >= current.lease * percent / 100;
+                if !free && !waited(current.lease) {
                     return Vec::new();
                 }
                 let other = choose(Some(current.manager), now, view);
@@ -296,7 +299,9 @@ impl Leading {
             return Answer::Refused("a better manager takes over");
         }
         self.granted = now;
-        self.granted_to = Some((epoch, process));
+        let other = |(of, only)| of == epoch && only != Some(process);
+        self.granted_to =
+            Some((epoch, if self.granted_to.is_some_and(other) { None } else { Some(process) }));
         Answer::Granted
     }
 

@@ -223,6 +223,14 @@ fn who_let_go_is_replaced_at_once_and_granted_no_more() {
     bench.granted();
     assert!(!bench.appointer.let_go(5, PROCESS + 1), "a restarted process may hold one");
     assert!(bench.appointer.let_go(5, PROCESS));
+    assert_eq!(bench.decided_within(1_000), None, "leases of the leader before are waited out");
+    bench.now += 25;
+    for _ in 0..20 {
+        bench.now += 25;
+        let asked = bench.renew(2, 5);
+        let [Action::Round(id)] = asked[..] else { panic!() };
+        assert!(matches!(bench.ended(id, true)[..], [Action::Answer(_, Answer::Refused(_))]));
+    }
     let asked = bench.renew(2, 5);
     let [Action::Round(id)] = asked[..] else { panic!() };
     assert!(matches!(bench.ended(id, true)[..], [Action::Answer(_, Answer::Refused(_))]));
@@ -230,7 +238,10 @@ fn who_let_go_is_replaced_at_once_and_granted_no_more() {
     assert_eq!((after, appointed(&actions)), (0, 3));
 
     let mut alone = Bench::managed(2);
-    alone.granted();
+    for _ in 0..7 {
+        alone.granted();
+        assert_eq!(alone.decided_within(200), None);
+    }
     assert!(alone.appointer.let_go(5, PROCESS));
     alone.reports.retain(|id, _| *id == 2);
     alone.reports.insert(1, NodeReport { state: NodeState::RootMissing, ..report(1) });
