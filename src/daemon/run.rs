@@ -247,6 +247,8 @@ impl Daemon {
         );
         let mut tasks = Supervisor::new(shutdown.clone());
         tasks.spawn("inventory", self.inventory_task.run(shutdown.clone()));
+        let verify = verify(self.inventory.clone(), config.sync.verify_every, shutdown.clone());
+        tasks.spawn("verify", forever(verify));
         tasks.spawn("first look", forever(self.first_look.run(shutdown.clone())));
         tasks.spawn("cluster", self.cluster_task.run(shutdown.clone()));
         tasks.spawn("roster", forever(self.roster_task.run(shutdown.clone())));
@@ -284,6 +286,17 @@ impl Daemon {
 async fn forever(task: impl Future<Output = ()>) -> Result<(), std::convert::Infallible> {
     task.await;
     Ok(())
+}
+
+/// Reads everything again now and then: the one way to see content that changed behind unchanged times.
+async fn verify(inventory: InventoryHandle, every: Duration, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(every) => {}
+        }
+        inventory.verify().await;
+    }
 }
 
 /// Says `READY` after the first scan and feeds the watchdog as long as the log's core answers; without systemd nothing.

@@ -3,21 +3,16 @@
 //! Whoever builds one of these features deletes its line here, and nothing else.
 
 use crate::daemon::config::mistakes::Mistakes;
-use crate::daemon::config::{Config, Drift, Mode, Notice, RootMode, Validate};
+use crate::daemon::config::{Config, Mode, Notice, RootMode, Validate};
 
 /// A key without effect yet, and whether this configuration asks for it.
 type Later = (&'static str, fn(&Config) -> bool);
 
 /// Running on without these does no harm: they are told at start.
 const WITHOUT_EFFECT: &[Later] = &[
-    ("node.http_paths", |config| config.node.http_paths),
-    ("root.owner", |config| config.roots.iter().any(|root| root.rules.owner.is_some())),
-    ("root.group", |config| config.roots.iter().any(|root| root.rules.group.is_some())),
     ("sync.bandwidth", |config| config.sync.bandwidth != 0),
-    ("sync.drift = \"report\"", |config| config.sync.drift == Drift::Report),
     ("sync.handover", |config| !config.sync.handover.is_zero()),
     ("sync.validate", |config| config.sync.validate != Validate::Off),
-    ("sync.verify_every", |_| true),
     ("hook", |config| !config.hooks.is_empty()),
 ];
 
