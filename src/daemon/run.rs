@@ -124,6 +124,8 @@ impl Daemon {
         let db_path = data_dir.join("raft.redb");
         config.check_roots(db_path.exists())?;
         make_private(&data_dir).map_err(|source| DaemonError::DataDir { path: data_dir.clone(), source })?;
+        let spool_dir = data_dir.join("spool");
+        make_private(&spool_dir).map_err(|source| DaemonError::DataDir { path: spool_dir.clone(), source })?;
         let tls = read_tls(&config)?;
         let listeners = Listeners::bind(&config.node).await?;
 
@@ -147,6 +149,7 @@ impl Daemon {
         let first_scan = watch::Sender::<FirstScan>::new(None);
         let own = watch::Sender::new(Arc::new(NodeReport {
             last_seen_seconds: Some(0.0),
+            faults: vec!["starting: the roots were not looked at yet".to_owned()],
             ..unheard(config.node.name.clone(), config.address(), config.role().to_string())
         }));
         let heard = watch::Sender::new(Arc::new(Heard::new()));
@@ -177,7 +180,7 @@ impl Daemon {
             },
         );
         let (publishing, publish_task) = publish::new(
-            publish_config(&config),
+            publish_config(&config, spool_dir),
             coordinator,
             inventory.clone(),
             store.clone(),
@@ -387,7 +390,7 @@ fn apply_config(config: &Config) -> apply::Config {
     }
 }
 
-fn publish_config(config: &Config) -> publish::Config {
+fn publish_config(config: &Config, spool_dir: PathBuf) -> publish::Config {
     let optional = config.synced_roots().filter(|root| root.optional);
     publish::Config {
         node: config.node.name.clone(),
@@ -400,6 +403,6 @@ fn publish_config(config: &Config) -> publish::Config {
         max_delete: config.sync.max_delete,
         rules: config.rules(),
         optional: optional.map(|root| root.name.clone()).collect(),
-        spool_dir: config.node.data_dir.join("spool"),
+        spool_dir,
     }
 }
