@@ -126,7 +126,7 @@ fn edit_once(cluster: &TestCluster, version: usize, visible: &mut [Vec<Duration>
 
 /// Counts the sync calls of one daemon over some edits.
 fn syncs(cluster: &TestCluster, node: usize, edits: usize) -> Option<f64> {
-    let trace = cluster.dir.path().join("strace");
+    let trace = cluster.dir.path().join(format!("strace-{node}"));
     let mut strace = Command::new("strace")
         .args(["-f", "-qq", "-e", "trace=fsync,fdatasync,syncfs,sync_file_range,msync", "-o"])
         .arg(&trace)

@@ -101,6 +101,9 @@ fn faults(inputs: &Inputs<'_>, lag: Duration) -> Vec<String> {
         return vec!["witness: has no artifacts".to_owned()];
     }
     let mut faults = Vec::new();
+    if !inputs.observed.complete {
+        faults.push("starting: the roots were not looked at yet".to_owned());
+    }
     for (name, root) in &inputs.observed.roots {
         if root.missing.is_some() || inputs.apply.roots.contains_key(name) {
             faults.push(format!("root-missing: {name}"));

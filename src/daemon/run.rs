@@ -125,7 +125,8 @@ impl Daemon {
         config.check_roots(db_path.exists())?;
         make_private(&data_dir).map_err(|source| DaemonError::DataDir { path: data_dir.clone(), source })?;
         let spool_dir = data_dir.join("spool");
-        make_private(&spool_dir).map_err(|source| DaemonError::DataDir { path: spool_dir.clone(), source })?;
+        make_private(&spool_dir)
+            .map_err(|source| DaemonError::DataDir { path: spool_dir.clone(), source })?;
         let tls = read_tls(&config)?;
         let listeners = Listeners::bind(&config.node).await?;
 

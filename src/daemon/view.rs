@@ -21,6 +21,45 @@ use crate::store::{Store, StoreError};
 /// A node that was not heard for this long is unreachable: six questions that went unanswered.
 const UNHEARD: Duration = Duration::from_secs(3);
 
+/// Problems whose messages speak of nodes and roots, never of artifacts.
+const NAMES_NO_PATH: [&str; 12] = [
+    "forming",
+    "waiting",
+    "needs-seed",
+    "no-manager",
+    "no-quorum",
+    "no-majority",
+    "unreachable",
+    "root-missing",
+    "root-emptied",
+    "copied-root",
+    "watch-limit",
+    "more-problems",
+];
+
+/// What a fault says of a gateway, the worst last.
+const FAULTS: [&str; 7] =
+    ["behind", "apply-failed", "not-whole", "not-applied", "empty", "root-missing", "starting"];
+
+fn code_of(fault: &str) -> &str {
+    fault.split(':').next().unwrap_or_default()
+}
+
+/// How bad a fault is; one that this version does not know is the worst.
+fn weight(fault: &str) -> usize {
+    FAULTS.iter().position(|known| *known == code_of(fault)).unwrap_or(FAULTS.len())
+}
+
+/// The worst fault of `own`, if another gateway is heard that is better off.
+fn counting_fault<'a>(own: &'a NodeReport, heard: &Heard, now: BootTime) -> Option<&'a str> {
+    let fault = own.faults.iter().max_by_key(|fault| weight(fault))?;
+    let better_off = heard
+        .values()
+        .filter(|other| now.since(other.at) < UNHEARD && other.report.state != NodeState::Witness)
+        .any(|other| other.report.faults.iter().map(|theirs| weight(theirs)).max() < Some(weight(fault)));
+    better_off.then_some(fault.as_str())
+}
+
 /// Everything that answers are made of; each field is written by one other task.
 pub struct View {
     pub(super) config: Arc<Config>,
@@ -76,15 +115,24 @@ impl View {
     #[must_use]
     pub fn public_status(&self) -> StatusReport {
         let mut report = self.status();
-        if !self.config.node.http_paths && !self.config.node.http.ip().is_loopback() {
-            let nodes = report.nodes.iter_mut().flat_map(|row| row.problems.iter_mut());
-            for problem in report.problems.iter_mut().chain(nodes) {
-                let Some(path) = problem.path.take() else { continue };
-                problem.message = problem.message.replace(&path, "(path not shown here)");
-                problem.remedy = problem.remedy.replace(&path, "(path not shown here)");
+        if !self.shows_paths() {
+            for row in &mut report.nodes {
+                row.faults = row.faults.iter().map(|fault| code_of(fault).to_owned()).collect();
+            }
+            let rows = report.nodes.iter_mut().flat_map(|row| row.problems.iter_mut());
+            for problem in report.problems.iter_mut().chain(rows) {
+                if !NAMES_NO_PATH.contains(&problem.code.as_str()) {
+                    problem.path = None;
+                    problem.message = "see `syncd status` on the host: paths are not shown here".to_owned();
+                }
             }
         }
         report
+    }
+
+    /// Whether whoever reaches the HTTP port may see artifact paths.
+    fn shows_paths(&self) -> bool {
+        self.config.node.http_paths || self.config.node.http.ip().is_loopback()
     }
 
     fn rows(&self, own: &NodeReport, state: Option<&ClusterState>) -> Vec<NodeReport> {
@@ -163,7 +211,8 @@ impl View {
 
     /// Whether the load balancer may send this gateway traffic.
     ///
-    /// A fault counts only while another gateway is heard that is free of it: the last good one stays in.
+    /// A fault counts only while another gateway is heard that is better off: the last good one stays in, and of
+    /// several bad ones the least bad.
     ///
     /// # Errors
     /// The reason, in one line.
@@ -172,17 +221,9 @@ impl View {
         if own.state == NodeState::Witness {
             return Err("witness: has no artifacts".to_owned());
         }
-        let heard = self.heard.borrow().clone();
-        let now = BootTime::now();
-        let code = |fault: &str| fault.split(':').next().unwrap_or_default().to_owned();
-        let another_is_free_of = |fault: &String| {
-            heard.values().filter(|other| now.since(other.at) < UNHEARD).any(|other| {
-                other.report.state != NodeState::Witness
-                    && !other.report.faults.iter().any(|theirs| code(theirs) == code(fault))
-            })
-        };
-        match own.faults.iter().find(|fault| another_is_free_of(fault)) {
-            Some(fault) => Err(fault.clone()),
+        match counting_fault(&own, &self.heard.borrow(), BootTime::now()) {
+            Some(fault) if self.shows_paths() => Err(fault.to_owned()),
+            Some(fault) => Err(code_of(fault).to_owned()),
             None => Ok(()),
         }
     }
@@ -296,5 +337,43 @@ impl View {
             }
         });
         Ok(rows.collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(name: &str, faults: &[&str]) -> NodeReport {
+        let faults = faults.iter().map(|fault| (*fault).to_owned()).collect();
+        NodeReport {
+            state: NodeState::InSync,
+            faults,
+            ..unheard(name.into(), String::new(), "candidate".into())
+        }
+    }
+
+    fn heard(nodes: &[NodeReport], at: BootTime) -> Heard {
+        nodes.iter().map(|report| (report.name.clone(), HeardReport { report: report.clone(), at })).collect()
+    }
+
+    #[test]
+    fn the_last_good_gateway_stays_in() {
+        let now = BootTime::now();
+        let (fine, behind) = (node("fine", &[]), node("behind", &["behind: for 40 s"]));
+        let failed = node("failed", &["behind: for 40 s", "apply-failed: no space"]);
+        let counts = |own: &NodeReport, others: &[NodeReport]| {
+            counting_fault(own, &heard(others, now), now).map(|fault| code_of(fault).to_owned())
+        };
+        assert_eq!(counts(&fine, &[behind.clone()]), None);
+        assert_eq!(counts(&behind, &[fine.clone()]).as_deref(), Some("behind"));
+        assert_eq!(counts(&behind, &[]), None, "nobody else is heard");
+        assert_eq!(counts(&behind, &[behind.clone()]), None, "all are equally behind");
+        assert_eq!(counts(&behind, &[failed.clone()]), None, "the least bad stays in");
+        assert_eq!(counts(&failed, &[behind.clone()]).as_deref(), Some("apply-failed"));
+        let witness = NodeReport { state: NodeState::Witness, ..fine.clone() };
+        assert_eq!(counts(&behind, &[witness]), None, "a witness serves nothing");
+        let long_ago = counting_fault(&behind, &heard(&[fine], now), now + UNHEARD);
+        assert_eq!(long_ago, None, "who is not heard any more is no reason");
     }
 }
