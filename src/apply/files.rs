@@ -133,6 +133,7 @@ impl ApplyTask {
             applied: forest.as_deref().filter(|_| !everything),
             touched: &scene.observed.touched,
             busy: &scene.observed.busy,
+            unreadable: &|place| scene.observed.is_unreadable(place),
             policy: self.config.drift,
             quiet: self.config.quiet,
             now: Instant::now(),

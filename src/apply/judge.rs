@@ -64,6 +64,8 @@ pub(super) struct Sight<'a> {
     pub applied: Option<&'a Forest>,
     pub touched: &'a BTreeMap<Place, Instant>,
     pub busy: &'a BTreeMap<Place, Instant>,
+    /// Whether nothing is known of a place, because it can't be read.
+    pub unreadable: &'a (dyn Fn(&Place) -> bool + Sync),
     pub policy: DriftPolicy,
     pub quiet: Quiet,
     pub now: Instant,
@@ -146,6 +148,11 @@ pub(super) fn judge(sight: &Sight<'_>, memory: &mut Memory) -> Verdict {
     let mut chosen = BTreeSet::new();
     for edit in sight.edits {
         let place = &edit.place;
+        if (sight.unreadable)(place) {
+            // It may be there, and be what it should be.
+            verdict.matches = false;
+            continue;
+        }
         if goes_as_folder(edit) {
             if standard_folder(&place.path) {
                 continue;
@@ -267,6 +274,7 @@ mod tests {
         head: Forest,
         touched: BTreeMap<Place, Instant>,
         busy: BTreeMap<Place, Instant>,
+        unreadable: BTreeSet<Place>,
         policy: DriftPolicy,
         memory: Memory,
         now: Instant,
@@ -280,6 +288,7 @@ mod tests {
                 head: forest(head),
                 touched: BTreeMap::new(),
                 busy: BTreeMap::new(),
+                unreadable: BTreeSet::new(),
                 policy: DriftPolicy::Revert,
                 memory: Memory::default(),
                 now: Instant::now() + Duration::from_secs(3600),
@@ -299,6 +308,7 @@ mod tests {
                 applied: self.applied.as_ref(),
                 touched: &self.touched,
                 busy: &self.busy,
+                unreadable: &|place| self.unreadable.contains(place),
                 policy: self.policy,
                 quiet,
                 now: self.now,
@@ -341,6 +351,17 @@ mod tests {
         case.check(&["n"], &[("a", Drift::Settling), ("n", Drift::Reverted)]);
         case.policy = DriftPolicy::Report;
         case.check(&[], &[("a", Drift::Settling), ("n", Drift::Reported)]);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_left_alone() {
+        let mut case = Case::new(&[("b", "1")], &[("a", "1")], &[("a", "1"), ("b", "2")]);
+        case.unreadable = [place("a"), place("b")].into();
+        assert!(!case.check(&[], &[]).matches);
+        case.applied = None;
+        case.check(&[], &[]);
+        case.unreadable.clear();
+        case.check(&["a", "b"], &[]);
     }
 
     #[test]

@@ -169,11 +169,15 @@ impl ApplyTask {
             self.leave_nothing_held();
             let leaving: BTreeSet<Place> =
                 edits.iter().filter(|edit| goes_as_folder(edit)).map(|edit| edit.place.clone()).collect();
+            // What can't be read was not brought to the head: when it can, it is no change of this office.
+            let unread =
+                edits.iter().map(|edit| &edit.place).filter(|place| scene.observed.is_unreadable(place));
+            let held: BTreeSet<Place> = unread.chain(&leaving).cloned().collect();
             if !self.bring_to_head(&scene, &head, edits, true).await? {
                 return Ok(());
             }
-            // They still stand: one scan of the gateway must find their artifacts gone first.
-            self.held.send_replace(Arc::new(leaving.clone()));
+            // The folders still stand: one scan of the gateway must find their artifacts gone first.
+            self.held.send_replace(Arc::new(held));
             self.leaving = leaving;
         }
         self.activate(epoch, head.generation.number).await

@@ -32,6 +32,27 @@ pub struct Observed {
     pub scan_seconds: f64,
 }
 
+impl Observed {
+    /// Whether nothing is known of `place` now: it, or a folder above it, can't be read.
+    #[must_use]
+    pub fn is_unreadable(&self, place: &Place) -> bool {
+        is_in(&self.failed, place)
+    }
+}
+
+fn is_in(failed: &BTreeMap<Place, String>, place: &Place) -> bool {
+    if failed.is_empty() {
+        return false;
+    }
+    let mut path = Some(place.path.clone());
+    std::iter::from_fn(|| {
+        let next = path.take()?;
+        path = next.parent();
+        Some(next)
+    })
+    .any(|path| failed.contains_key(&Place { root: place.root.clone(), path }))
+}
+
 /// One root of this node.
 #[derive(Clone, Debug)]
 pub struct RootState {

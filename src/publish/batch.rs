@@ -47,6 +47,8 @@ pub(super) struct Scene<'a> {
     pub(super) shut: &'a BTreeSet<RootName>,
     /// Places that somebody else holds back.
     pub(super) withheld: &'a BTreeSet<Place>,
+    /// Whether nothing is known of a place, because it can't be read.
+    pub(super) unreadable: &'a dyn Fn(&Place) -> bool,
     /// Whether a vanished place stays in the manifest.
     pub(super) protected: &'a dyn Fn(&Place) -> bool,
 }
@@ -133,7 +135,7 @@ impl Gather {
         let mut pending = BTreeMap::new();
         let mut stays = Vec::new();
         for edit in scene.head.edits(scene.observed) {
-            if is_shut(&edit.place.root) {
+            if is_shut(&edit.place.root) || (scene.unreadable)(&edit.place) {
                 continue;
             }
             if scene.withheld.contains(&edit.place) {

@@ -284,8 +284,8 @@ impl PublishTask {
         let shut = shut_roots(&office.rules, &self.config.optional, observed, &mut problems);
         let is_first = office.parent.is_none();
         let is_bare = observed.forest.roots.values().all(crate::model::Manifest::is_bare);
-        if is_first && (!shut.is_empty() || is_bare) {
-            // A folder that is not there, or empty, never becomes the first generation.
+        if is_first && (!shut.is_empty() || is_bare || !observed.failed.is_empty()) {
+            // A folder that is not there, empty, or not to be read as a whole never becomes the first generation.
             return Ok(((Decision::Idle, None), problems));
         }
         if self.matchers.0 != office.rules || self.matchers.1.is_empty() {
@@ -304,6 +304,7 @@ impl PublishTask {
             busy: &observed.busy,
             shut: &shut,
             withheld: &withheld,
+            unreadable: &|place| observed.is_unreadable(place),
             protected: &protected,
         };
         self.gather.update(&scene, now);

@@ -15,6 +15,7 @@ struct Bench {
     busy: BTreeMap<Place, Instant>,
     shut: BTreeSet<RootName>,
     withheld: BTreeSet<Place>,
+    unreadable: BTreeSet<Place>,
     deletes_left: u64,
 }
 
@@ -60,6 +61,7 @@ impl Bench {
             busy: BTreeMap::new(),
             shut: BTreeSet::new(),
             withheld: BTreeSet::new(),
+            unreadable: BTreeSet::new(),
             deletes_left: 50,
         }
     }
@@ -97,6 +99,7 @@ impl Bench {
             busy: &self.busy,
             shut: &self.shut,
             withheld: &self.withheld,
+            unreadable: &|place| self.unreadable.contains(place),
             protected: &protected,
         };
         let now = self.at(ms);
@@ -351,4 +354,13 @@ fn what_somebody_else_holds_back_stays_back() {
     assert_eq!(bench.gather.held(), (1, 0));
     bench.withheld.clear();
     bench.check(12, "~a");
+}
+
+#[test]
+fn what_cannot_be_read_is_no_change() {
+    let mut bench = Bench::new("a b c");
+    bench.unreadable = [place("a"), place("b")].into();
+    bench.write(0, "-a b=2 -c").check(0, "3000").check(3000, "-c").check(9000, "-");
+    bench.unreadable.clear();
+    bench.check(9010, "-a ~b");
 }

@@ -236,6 +236,17 @@ impl Rig {
         rig
     }
 
+    /// As a new process does.
+    fn watch_anew(&mut self) {
+        let path = self.dir.path().join("root");
+        let root = RootConfig { name: RootName::new("r"), path, optional: false };
+        let (roots, rescan_every) = (vec![root], Duration::from_secs(30));
+        let config = inventory::Config { roots, rules: rules(&["*.back"]), rescan_every };
+        let (inventory, task) = inventory::new(config).unwrap();
+        tokio::spawn(task.run(self.stop.clone()));
+        self.inventory = inventory;
+    }
+
     fn start(&mut self, own: Rules) {
         let identity = Identity::new();
         identity.set(Me { cluster: CLUSTER, node: 1 });
@@ -481,4 +492,27 @@ async fn rules_that_touch_no_path_go_out_and_others_are_held() {
         rig.until_problem("rules-held").await;
     }
     assert_eq!(rig.store.head().unwrap().forest.files(), 1, "no rule deletes");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_read_when_the_daemon_starts_is_no_delete() {
+    let mut rig = Rig::new(&[]);
+    let large = std::fs::File::create(rig.dir.path().join("root/large.bin")).unwrap();
+    large.set_len((1 << 30) + 1).unwrap();
+    rig.write("a.xml", "one");
+    while rig.inventory.rescan().await.failed.is_empty() {}
+    assert_eq!(rig.generations(), [0; 0], "no first generation without it");
+    large.set_len(1).unwrap();
+    drop(large);
+    rig.until("a.xml large.bin").await;
+    // A process that never saw it.
+    rig.publishing.cancel();
+    let large = std::fs::File::options().write(true).open(rig.dir.path().join("root/large.bin")).unwrap();
+    large.set_len((1 << 30) + 1).unwrap();
+    drop(large);
+    rig.watch_anew();
+    rig.start(rules(&["*.back"]));
+    rig.inventory.rescan().await;
+    rig.write("b.xml", "two");
+    rig.until("a.xml b.xml large.bin").await;
 }
