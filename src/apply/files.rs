@@ -123,10 +123,23 @@ impl ApplyTask {
             self.now.problems.push(found);
             return Ok(false);
         }
-        if before.is_none() && !self.may_replace(&edits, head).await? {
-            return Ok(false);
+        let forest = match before {
+            None => {
+                if !self.may_replace(&edits, head).await? {
+                    return Ok(false);
+                }
+                None
+            }
+            Some((_, forest)) => forest,
+        };
+        if let Some(forest) = &forest {
+            // The same for a root that the cluster names since then: what lies there was never its own.
+            let is_strange = |edit: &&Edit| !forest.roots.contains_key(&edit.place.root);
+            let strange: Vec<Edit> = edits.iter().filter(is_strange).cloned().collect();
+            if !strange.is_empty() && !self.may_replace(&strange, head).await? {
+                return Ok(false);
+            }
         }
-        let forest = before.and_then(|(_, forest)| forest);
         let sight = Sight {
             edits: &edits,
             observed: &scene.observed.forest,

@@ -1,7 +1,7 @@
 //! Whether the rules of this node's own file, where they differ from the head's, would touch any path.
 //!
 //! Those that touch none go out by themselves. Any other would take paths in or release some: that is held, so that a
-//! change of rules never becomes a delete.
+//! change of rules never becomes a delete. Held too is what might take in files that only other nodes have.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -21,6 +21,24 @@ impl Cover {
     fn has(&self, path: &ArtifactPath, is_folder: bool) -> bool {
         self.0.as_ref().is_some_and(|matcher| !matcher.excluded(path, is_folder))
     }
+}
+
+/// Whether `own` may follow `head` as far as other nodes are concerned, whose folders can't be looked at from here: what
+/// is named anew, or excluded no more, might be on them although it is not here, and would be theirs to remove.
+pub(super) fn takes_nothing_in(head: &Rules, own: &Rules) -> bool {
+    own.roots.iter().all(|(root, own)| {
+        head.of(root).is_some_and(|head| {
+            only_excludes(&head.exclude, &own.exclude) && only_excludes(&head.per_node, &own.per_node)
+        })
+    })
+}
+
+/// Whether `own` is `head` with more patterns, none of which takes anything back.
+fn only_excludes(head: &[String], own: &[String]) -> bool {
+    let mut head = head.iter().peekable();
+    let added = own.iter().filter(|pattern| head.next_if_eq(pattern).is_none());
+    let none_takes_back = added.fold(true, |all, pattern| all && !pattern.starts_with('!'));
+    none_takes_back && head.next().is_none()
 }
 
 /// The places that would enter or leave the manifest if `own` were in force instead of `head`: those of the head, and
@@ -85,6 +103,29 @@ mod tests {
 
     fn rules(exclude: &[&str]) -> RootRules {
         RootRules { exclude: exclude.iter().map(|text| (*text).to_owned()).collect(), ..RootRules::default() }
+    }
+
+    #[test]
+    fn what_might_take_in_files_of_other_nodes_is_told() {
+        let named = |rules: RootRules| (RootName::new("r"), rules);
+        let of = |exclude: &[&str]| Rules { roots: vec![named(rules(exclude))] };
+        let head = of(&["a", "b"]);
+        for own in [&["a", "b"][..], &["a", "b", "c"], &["c", "a", "d", "b"]] {
+            assert!(takes_nothing_in(&head, &of(own)), "{own:?}");
+        }
+        for own in [&["a"][..], &["b", "a"], &["a", "b", "!c"], &["c"], &[]] {
+            assert!(!takes_nothing_in(&head, &of(own)), "{own:?}");
+        }
+        let with = |change: fn(&mut RootRules)| {
+            let mut rules = rules(&["a", "b"]);
+            change(&mut rules);
+            Rules { roots: vec![named(rules)] }
+        };
+        assert!(takes_nothing_in(&head, &with(|rules| rules.owner = Some("x".to_owned()))));
+        assert!(takes_nothing_in(&head, &with(|rules| rules.per_node = vec!["x".to_owned()])));
+        assert!(!takes_nothing_in(&with(|rules| rules.per_node = vec!["x".to_owned()]), &head));
+        assert!(takes_nothing_in(&head, &Rules::default()));
+        assert!(!takes_nothing_in(&Rules::default(), &head), "a new root");
     }
 
     #[test]

@@ -215,8 +215,9 @@ impl PublishTask {
                 self.tell(notes);
                 return Ok(self.failed.as_ref().map(|(_, until)| *until));
             }
-            (Decision::Go(batch), rules) => (batch, rules),
+            // Alone: what was observed was observed under the former rules.
             (_, Some(rules)) => (Batch { edits: BTreeMap::new(), seen: Instant::now() }, Some(rules)),
+            (Decision::Go(batch), None) => (batch, None),
             (Decision::Wait(at), None) => {
                 self.tell(notes);
                 return Ok(Some(self.window.eases().map_or(at, |eases| eases.min(at))));
@@ -273,7 +274,7 @@ impl PublishTask {
         Ok(())
     }
 
-    /// What is due now, with rules of this node's own file if those go out with it, and what there is to say.
+    /// What is due now, with rules of this node's own file if those go out before it, and what there is to say.
     async fn decide(
         &mut self,
         office: &Office,
@@ -330,7 +331,9 @@ impl PublishTask {
             .compared
             .as_ref()
             .is_some_and(|(rules, at)| *rules == parent.rules && at.elapsed() < RULES_EVERY);
-        if !is_known {
+        let takes_nothing_in = own_rules::takes_nothing_in(&parent.rules, &self.config.rules);
+        // What goes out on the strength of it is looked at just before.
+        if !is_known || (takes_nothing_in && self.own.touched.is_empty()) {
             let (head, own, roots) = (Arc::clone(parent), self.config.rules.clone(), open_roots(observed));
             self.own.touched = tokio::task::spawn_blocking(move || {
                 own_rules::touched(&head.rules, &own, &head.forest, &roots)
@@ -339,8 +342,19 @@ impl PublishTask {
             self.own.compared = Some((parent.rules.clone(), Instant::now()));
         }
         let touched = &self.own.touched;
-        if touched.is_empty() {
+        if touched.is_empty() && takes_nothing_in {
             return Ok(Some(self.config.rules.clone()));
+        }
+        if touched.is_empty() {
+            problems.push(problem(
+                Severity::Warning,
+                "rules-held",
+                "the rules of this node's file name a root that the cluster's do not, or exclude less than those, so \
+                 files that only other nodes have might be removed there: they are not published"
+                    .to_owned(),
+                "restore the former rules in the configuration and restart",
+            ));
+            return Ok(None);
         }
         let named: Vec<String> = touched.iter().take(NAMED_MAX).map(ToString::to_string).collect();
         problems.push(problem(

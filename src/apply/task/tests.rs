@@ -615,3 +615,34 @@ async fn folders_on_their_way_out_are_not_published_by_a_new_manager() {
     tokio::time::timeout(Duration::from_secs(10), wait).await.unwrap().unwrap();
     node.stop().await;
 }
+
+#[tokio::test]
+async fn a_root_that_the_cluster_names_anew_is_not_emptied() {
+    let fixture = Fixture::new();
+    for name in ["a", "b", "c", "d"] {
+        fixture.write(name, "local");
+    }
+    let node = Node::start(fixture, state_without_head());
+    for (number, rules) in [(1, crate::model::Rules::default()), (2, rules())] {
+        let forest = if number == 1 { Forest::default() } else { forest(&[]) };
+        let generation = Generation {
+            number,
+            parent: number - 1,
+            digest: forest.digest(),
+            epoch: 0,
+            author: "gw2".to_owned(),
+            created_unix_ms: 1,
+        };
+        let base = number - 1;
+        let proposal =
+            crate::model::Proposal { generation: generation.clone(), base, rules, changes: Vec::new() };
+        node.fixture.store.batch().pin(&proposal).unwrap();
+        node.change(|state| state.head = Some(head_of(&generation)));
+        if number == 1 {
+            node.until("at the first", |status| status.applied.is_some_and(|(at, _)| at == 1)).await;
+        }
+    }
+    node.until("needs approval", |status| status.state == NodeState::NeedsApproval).await;
+    assert_eq!(node.fixture.read("a"), "local");
+    node.stop().await;
+}
