@@ -3,6 +3,7 @@
 //! Owns routes, headers and limits; every answer is made from [`View`]. Read-only, and no artifact content ever.
 //! On an address that others reach, artifact paths are left out unless the configuration allows them.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,11 +13,11 @@ use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{MethodRouter, get};
+use axum::serve::Listener;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -121,65 +122,22 @@ fn answer<T: serde::Serialize>(
     }
 }
 
-/// Serves `routes` over TCP until `stop`.
+/// Serves `routes` until `stop`; a client that left early or a lack of descriptors only makes the listener pause.
 ///
 /// # Errors
-/// When the listener itself breaks.
-pub async fn serve_tcp(
-    listener: TcpListener,
+/// None: the type is that of a task.
+pub async fn serve<L: Listener>(
+    mut listener: L,
     routes: Router,
     stop: CancellationToken,
-) -> std::io::Result<()> {
+) -> Result<(), Infallible> {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
-        let accepted = tokio::select! {
+        tokio::select! {
             () = stop.cancelled() => return Ok(()),
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((stream, _)) => {
-                if let Err(error) = stream.set_nodelay(true) {
-                    tracing::debug!(%error, "a connection without TCP_NODELAY");
-                }
-                converse(stream, &routes, &room, &stop);
-            }
-            Err(error) => pause_after(&error).await?,
+            (stream, _) = listener.accept() => converse(stream, &routes, &room, &stop),
         }
     }
-}
-
-/// Serves `routes` over a unix socket until `stop`.
-///
-/// # Errors
-/// When the listener itself breaks.
-pub async fn serve_unix(
-    listener: UnixListener,
-    routes: Router,
-    stop: CancellationToken,
-) -> std::io::Result<()> {
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    loop {
-        let accepted = tokio::select! {
-            () = stop.cancelled() => return Ok(()),
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((stream, _)) => converse(stream, &routes, &room, &stop),
-            Err(error) => pause_after(&error).await?,
-        }
-    }
-}
-
-/// Out of descriptors or a client that left early: the listener lives on, after a breath.
-async fn pause_after(error: &std::io::Error) -> std::io::Result<()> {
-    use rustix::io::Errno;
-    let passing = [Errno::MFILE, Errno::NFILE, Errno::CONNABORTED, Errno::NOBUFS, Errno::NOMEM, Errno::INTR];
-    if !Errno::from_io_error(error).is_some_and(|errno| passing.contains(&errno)) {
-        return Err(std::io::Error::new(error.kind(), error.to_string()));
-    }
-    tracing::warn!(%error, "can't accept a connection");
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    Ok(())
 }
 
 fn converse<S>(stream: S, routes: &Router, room: &Arc<Semaphore>, stop: &CancellationToken)

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::serve::ListenerExt;
 use sd_notify::NotifyState;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -267,11 +268,16 @@ impl Daemon {
             .add_service(self.cluster.coordination_service())
             .add_service(artifacts);
         let Listeners { peers, http, control } = self.listeners;
+        let http = http.tap_io(|stream| {
+            if let Err(error) = stream.set_nodelay(true) {
+                tracing::debug!(%error, "a connection without TCP_NODELAY");
+            }
+        });
         let (tls, identity) = (self.tls, self.identity);
         let stop = shutdown.clone();
         tasks.spawn("peers", async move { rpc::serve(peers, tls.as_ref(), identity, routes, stop).await });
-        tasks.spawn("http", http::serve_tcp(http, http::public(Arc::clone(&self.view)), shutdown.clone()));
-        tasks.spawn("control", http::serve_unix(control, http::control(self.view), shutdown.clone()));
+        tasks.spawn("http", http::serve(http, http::public(Arc::clone(&self.view)), shutdown.clone()));
+        tasks.spawn("control", http::serve(control, http::control(self.view), shutdown.clone()));
         tasks.spawn("systemd", forever(tell_systemd(self.cluster, self.inventory, shutdown.clone())));
 
         let outcome = tasks.run().await;
