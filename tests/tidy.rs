@@ -126,3 +126,19 @@ fn unsafe_code_is_in_one_module() {
         .collect();
     assert!(allowing.iter().all(|path| path == Path::new("tree/lease.rs")), "{allowing:?}");
 }
+
+/// The words in `text` that are names of this program's metrics.
+fn metric_names(text: &str) -> BTreeSet<String> {
+    let is_part = |char: char| char.is_ascii_lowercase() || char == '_';
+    let words = text.split(|char| !is_part(char)).filter(|word| word.starts_with("syncd_"));
+    words.map(str::to_owned).collect()
+}
+
+/// The README's table of metrics and the registry name the same ones.
+#[test]
+fn the_metrics_table_is_the_registry() {
+    let readme = std::fs::read_to_string(source().join("../README.md")).unwrap();
+    let table = readme.split("## Metrics").nth(1).unwrap().split("\n## ").next().unwrap();
+    let registry = &files()[Path::new("daemon/metrics.rs")];
+    assert_eq!(metric_names(table), metric_names(registry));
+}
