@@ -95,17 +95,22 @@ impl RaftDb {
     pub(super) fn check(&self) -> Result<(), ClusterError> {
         self.get::<Vote>(VOTE)?;
         self.get::<LogId>(COMMITTED)?;
-        self.get::<Applied>(APPLIED)?;
+        let applied: Option<Applied> = self.get(APPLIED)?;
         self.get::<Stored>(SNAPSHOT)?;
         self.get::<Own>(OWN)?;
         self.get::<[u8; 16]>(INCARNATION)?;
         let purged: Option<LogId> = self.get(PURGED)?;
-        let mut expected = purged.map(|purged| purged.index + 1);
+        let applied = applied.and_then(|applied| applied.last_applied);
+        if let Some(purged) = purged.filter(|purged| Some(*purged) > applied) {
+            let next = applied.map_or(0, |applied| applied.index + 1);
+            return Err(self.damaged(format!("log entries {next} to {} are missing", purged.index)));
+        }
+        let mut expected = purged.map_or(0, |purged| purged.index + 1);
         for entry in self.entries(0, u64::MAX)? {
-            if expected.is_some_and(|expected| expected != entry.log_id.index) {
-                return Err(self.damaged(format!("log entry {} is missing", expected.unwrap_or_default())));
+            if expected != entry.log_id.index {
+                return Err(self.damaged(format!("log entry {expected} is missing")));
             }
-            expected = Some(entry.log_id.index + 1);
+            expected = entry.log_id.index + 1;
         }
         Ok(())
     }

@@ -7,9 +7,11 @@
 use std::fmt::Debug;
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
+use std::time::Duration;
 
 use openraft::storage::{LogFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader, StorageError, StorageIOError};
+use tokio::sync::watch;
 
 use crate::cluster::db::{COMMITTED, Keep, PURGED, RaftDb, VOTE, Writer};
 use crate::cluster::error::ClusterError;
@@ -17,6 +19,9 @@ use crate::cluster::record::{self, Kind};
 use crate::cluster::types::{Entry, LogId, TypeConfig, Vote};
 use crate::model::NodeId;
 use crate::rpc::Me;
+
+/// How long a purge waits for what covers it; a snapshot that is installed meanwhile is one sync of a small file.
+const COVERED_MAX: Duration = Duration::from_secs(30);
 
 type Result<T> = std::result::Result<T, StorageError<NodeId>>;
 
@@ -26,11 +31,28 @@ pub(super) struct LogStore {
     db: Arc<RaftDb>,
     /// The identity that the log was opened for: nothing is written under another. None in tests of the store alone.
     bound: Option<Me>,
+    /// How far the state machine is, as stored: nothing beyond is purged. None in tests of the log alone.
+    applied: Option<watch::Receiver<Option<LogId>>>,
 }
 
 impl LogStore {
-    pub(super) fn new(db: Arc<RaftDb>, bound: Option<Me>) -> Self {
-        Self { db, bound }
+    pub(super) fn new(
+        db: Arc<RaftDb>,
+        bound: Option<Me>,
+        applied: Option<watch::Receiver<Option<LogId>>>,
+    ) -> Self {
+        Self { db, bound, applied }
+    }
+
+    /// Waits until the stored state covers `log_id`: openraft purges while its state machine still installs the
+    /// snapshot that stands for the purged entries, and a crash between the two would leave a hole.
+    async fn covered(&self, log_id: LogId) -> std::result::Result<(), ClusterError> {
+        let Some(mut applied) = self.applied.clone() else { return Ok(()) };
+        let covered = applied.wait_for(|applied| *applied >= Some(log_id));
+        match tokio::time::timeout(COVERED_MAX, covered).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(ClusterError::Task("state machine")),
+        }
     }
 
     async fn write(
@@ -38,7 +60,7 @@ impl LogStore {
         keep: Keep,
         work: impl FnOnce(&Writer<'_>) -> std::result::Result<(), ClusterError> + Send + 'static,
     ) -> std::result::Result<(), ClusterError> {
-        let Self { db, bound } = self.clone();
+        let Self { db, bound, .. } = self.clone();
         blocking(move || {
             db.write(keep, |writer| {
                 writer.bound(bound)?;
@@ -153,11 +175,14 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn purge(&mut self, log_id: LogId) -> Result<()> {
-        self.write(Keep::Durable, move |writer| {
-            writer.put(PURGED, &log_id)?;
-            writer.remove(0, log_id.index + 1)
-        })
-        .await
-        .map_err(|error| StorageIOError::write_logs(any(&error)).into())
+        let purged = async {
+            self.covered(log_id).await?;
+            self.write(Keep::Durable, move |writer| {
+                writer.put(PURGED, &log_id)?;
+                writer.remove(0, log_id.index + 1)
+            })
+            .await
+        };
+        purged.await.map_err(|error: ClusterError| StorageIOError::write_logs(any(&error)).into())
     }
 }

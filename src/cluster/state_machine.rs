@@ -67,6 +67,8 @@ pub(super) struct StateMachine {
     bound: Option<Me>,
     applied: Applied,
     seen: Arc<StateSender>,
+    /// How far the stored state is.
+    stored: watch::Sender<Option<LogId>>,
 }
 
 impl StateMachine {
@@ -77,12 +79,19 @@ impl StateMachine {
         seen: Arc<StateSender>,
     ) -> std::result::Result<Self, ClusterError> {
         let applied: Applied = db.get(APPLIED)?.unwrap_or_default();
-        let machine = Self { db, bound, applied, seen };
+        let stored = watch::Sender::new(applied.last_applied);
+        let machine = Self { db, bound, applied, seen, stored };
         machine.show();
         Ok(machine)
     }
 
+    /// How far the stored state is, for whoever removes what it covers.
+    pub(super) fn stored(&self) -> watch::Receiver<Option<LogId>> {
+        self.stored.subscribe()
+    }
+
     fn show(&self) {
+        self.stored.send_replace(self.applied.last_applied);
         self.seen.send_replace(self.applied.state.clone().map(Arc::new));
     }
 

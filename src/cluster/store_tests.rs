@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use openraft::storage::{RaftLogStorageExt, RaftStateMachine};
+use openraft::storage::{RaftLogStorage, RaftLogStorageExt, RaftStateMachine};
 use openraft::testing::{StoreBuilder, Suite};
 use openraft::{CommittedLeaderId, EntryPayload, RaftSnapshotBuilder, StorageError};
 use tokio::sync::watch;
@@ -25,7 +25,7 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, tempfile::TempDir> for Fre
         let folder = tempfile::tempdir().unwrap();
         let db = RaftDb::open(&folder.path().join("raft.redb")).unwrap();
         let machine = StateMachine::open(Arc::clone(&db), None, Arc::new(watch::Sender::new(None))).unwrap();
-        Ok((folder, LogStore::new(db, None), machine))
+        Ok((folder, LogStore::new(db, None, None), machine))
     }
 }
 
@@ -59,7 +59,7 @@ async fn full(folder: &Path) -> PathBuf {
     let path = folder.join("raft.redb");
     let db = RaftDb::open(&path).unwrap();
     assert!(db.adopt(&own(1)).unwrap());
-    let mut log = LogStore::new(Arc::clone(&db), Some(me(1)));
+    let mut log = LogStore::new(Arc::clone(&db), Some(me(1)), None);
     log.blocking_append((0..20).map(entry)).await.unwrap();
     db.write(Keep::Durable, |writer| {
         writer.put(VOTE, &Vote::new(1, 1))?;
@@ -146,11 +146,11 @@ async fn nothing_is_written_under_an_identity_that_was_replaced() {
     let folder = tempfile::tempdir().unwrap();
     let db = RaftDb::open(&folder.path().join("raft.redb")).unwrap();
     assert!(db.adopt(&own(1)).unwrap());
-    let mut old = LogStore::new(Arc::clone(&db), Some(me(1)));
+    let mut old = LogStore::new(Arc::clone(&db), Some(me(1)), None);
     assert!(db.adopt(&own(2)).unwrap(), "the log is empty");
     assert!(old.blocking_append([entry(0)]).await.is_err());
     assert!(!db.has_log().unwrap());
-    let mut new = LogStore::new(Arc::clone(&db), Some(me(2)));
+    let mut new = LogStore::new(Arc::clone(&db), Some(me(2)), None);
     new.blocking_append([entry(0)]).await.unwrap();
     assert!(!db.adopt(&own(3)).unwrap(), "it has a log now");
     assert_eq!(db.get::<Own>(OWN).unwrap(), Some(own(2)));
@@ -184,12 +184,57 @@ async fn purged_entries_stay_gone_and_the_state_is_kept() {
     let folder = tempfile::tempdir().unwrap();
     let path = full(folder.path()).await;
     let db = RaftDb::open(&path).unwrap();
-    let mut log = LogStore::new(Arc::clone(&db), Some(me(1)));
-    openraft::storage::RaftLogStorage::purge(&mut log, log_id(9)).await.unwrap();
+    let stored = machine(&db, 1).stored();
+    let mut log = LogStore::new(Arc::clone(&db), Some(me(1)), Some(stored));
+    log.purge(log_id(9)).await.unwrap();
     drop(log);
     drop(db);
     let db = RaftDb::open(&path).unwrap();
     assert_eq!(db.get::<LogId>(PURGED).unwrap(), Some(log_id(9)));
     assert_eq!(db.entries(0, u64::MAX).unwrap().first().map(|entry| entry.log_id), Some(log_id(10)));
     assert_eq!(machine(&db, 1).applied_state().await.unwrap().0, Some(log_id(19)));
+}
+
+#[tokio::test]
+async fn a_purge_waits_for_the_snapshot_that_covers_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = RaftDb::open(&folder.path().join("source")).unwrap();
+    assert!(source.adopt(&own(1)).unwrap());
+    let mut whole = machine(&source, 1);
+    whole.apply((0..20).map(entry)).await.unwrap();
+    let snapshot = whole.get_snapshot_builder().await.build_snapshot().await.unwrap();
+
+    let path = folder.path().join("raft.redb");
+    let db = RaftDb::open(&path).unwrap();
+    assert!(db.adopt(&own(1)).unwrap());
+    let mut behind = machine(&db, 1);
+    let mut log = LogStore::new(Arc::clone(&db), Some(me(1)), Some(behind.stored()));
+    log.blocking_append((0..5).map(entry)).await.unwrap();
+    behind.apply((0..3).map(entry)).await.unwrap();
+    // As openraft does it: the log is purged while the state machine has yet to install.
+    let mut purging = Box::pin(log.purge(log_id(19)));
+    assert!(futures::poll!(&mut purging).is_pending());
+    tokio::task::yield_now().await;
+    assert!(futures::poll!(&mut purging).is_pending());
+    assert_eq!(db.get::<LogId>(PURGED).unwrap(), None);
+    db.check().unwrap();
+    behind.install_snapshot(&snapshot.meta, snapshot.snapshot).await.unwrap();
+    purging.await.unwrap();
+    assert_eq!(db.get::<LogId>(PURGED).unwrap(), Some(log_id(19)));
+    db.check().unwrap();
+    drop(behind);
+    assert!(log.purge(log_id(30)).await.is_err(), "nothing will ever cover it");
+}
+
+#[tokio::test]
+async fn a_hole_between_the_state_and_the_log_is_damage() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = full(folder.path()).await;
+    let db = RaftDb::open(&path).unwrap();
+    let mut log = LogStore::new(Arc::clone(&db), Some(me(1)), None);
+    log.purge(log_id(25)).await.unwrap();
+    drop(log);
+    drop(db);
+    let error = RaftDb::open(&path).unwrap_err().to_string();
+    assert!(error.contains("log entries 20 to 25 are missing"), "{error}");
 }

@@ -160,8 +160,8 @@ pub(super) async fn start_raft(
     shared.own.send_replace(Some(own.clone()));
     shared.standing.send_modify(|standing| standing.node = Some(own.node));
     let config = raft_config(&shared.config, Some(own))?;
-    let log = LogStore::new(Arc::clone(db), Some(me));
     let machine = StateMachine::open(Arc::clone(db), Some(me), Arc::clone(&shared.state))?;
+    let log = LogStore::new(Arc::clone(db), Some(me), Some(machine.stored()));
     let network = Network::new(shared.peers.clone(), own.node);
     let raft = Raft::new(own.node, Arc::new(config), network, log, machine).await?;
     shared.raft.send_replace(Some(RaftSlot(raft.clone())));
