@@ -54,7 +54,7 @@ pub(super) enum Action {
     Round(u64),
     /// Answer a question.
     Answer(Ticket, Answer),
-    /// Append an appointment of this term, and say so with [`Appointer::appoint_ended`] when it is applied or lost.
+    /// Append an appointment of this term, and say so with [`Appointer::appoint_ended`] when it is applied.
     Appoint { replaces: Epoch, manager: NodeId },
 }
 
@@ -93,6 +93,8 @@ struct Leading {
     granted_to: Option<(Epoch, Option<u64>)>,
     /// The epoch whose manager let go.
     let_go: Option<Epoch>,
+    /// The epoch whose manager said that it gave it up, and asked for no lease since. Ends no wait.
+    given_up: Option<Epoch>,
     /// The epoch whose manager is granted nothing more, because a better one is there.
     retiring: Option<Epoch>,
     /// Since when the manager of this epoch says that it should not be one.
@@ -127,6 +129,7 @@ impl Appointer {
             appointing: None,
             granted_to: None,
             let_go: None,
+            given_up: None,
             retiring: None,
             unfit: None,
         });
@@ -166,13 +169,13 @@ impl Appointer {
     /// wait: only when this leader granted that very process and no other, for a restarted one may hold a lease by
     /// now. Leases that a leader before this one granted are waited out all the same.
     pub(super) fn let_go(&mut self, epoch: Epoch, process: u64) -> bool {
-        match &mut self.leading {
-            Some(leading) if leading.granted_to == Some((epoch, Some(process))) => {
-                leading.let_go = Some(epoch);
-                true
-            }
-            _ => false,
+        let Some(leading) = &mut self.leading else { return false };
+        leading.given_up = Some(epoch);
+        let taken = leading.granted_to == Some((epoch, Some(process)));
+        if taken {
+            leading.let_go = Some(epoch);
         }
+        taken
     }
 
     /// A round ended; `confirmed` if a quorum still follows this leader and all that was committed before is applied.
@@ -209,10 +212,11 @@ impl Appointer {
         actions
     }
 
-    /// The entry of an appointment is applied here, or known never to be.
-    pub(super) fn appoint_ended(&mut self, now: BootTime) {
+    /// The entry of the appointment that replaces this epoch is applied here. An earlier one's word may come late: it
+    /// says nothing about the one that is on its way now.
+    pub(super) fn appoint_ended(&mut self, replaces: Epoch, now: BootTime) {
         if let Some(leading) = &mut self.leading
-            && leading.appointing.take().is_some()
+            && leading.appointing.take_if(|replaced| *replaced == replaces).is_some()
         {
             // Time for the new manager to find its appointment.
             leading.granted = now;
@@ -257,7 +261,8 @@ impl Appointer {
                     // Nobody to take over: the old one may go on, under a new epoch if it gave this one up.
                     leading.retiring = None;
                 }
-                other.or_else(|| if let_go { choose(None, now, view) } else { None })
+                let given_up = let_go || leading.given_up == Some(current.epoch);
+                other.or_else(|| if given_up { choose(None, now, view) } else { None })
             }
         };
         let Some(manager) = chosen else { return Vec::new() };
@@ -299,6 +304,7 @@ impl Leading {
             return Answer::Refused("a better manager takes over");
         }
         self.granted = now;
+        self.given_up = None;
         let other = |(of, only)| of == epoch && only != Some(process);
         self.granted_to =
             Some((epoch, if self.granted_to.is_some_and(other) { None } else { Some(process) }));

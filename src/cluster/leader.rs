@@ -16,7 +16,7 @@ use crate::cluster::appoint::{Action, Answer, Appointer, Ticket, View};
 use crate::cluster::error::ClusterError;
 use crate::cluster::shared::{Request, Shared};
 use crate::cluster::types::{Command, FormationRecord, PeerNode, Raft, RaftMetrics};
-use crate::model::{BootTime, NodeId};
+use crate::model::{BootTime, Epoch, NodeId};
 
 /// How often it looks at who should be manager.
 const TICK: Duration = Duration::from_millis(25);
@@ -31,7 +31,7 @@ const LEARNERS_EVERY: Duration = Duration::from_millis(250);
 enum Done {
     First(bool),
     Round(u64, bool),
-    Appoint,
+    Appoint(Epoch),
     Learner,
 }
 
@@ -176,8 +176,8 @@ impl LeaderTask {
                 let state = self.shared.state.borrow().clone();
                 self.appointer.round_ended(id, confirmed, BootTime::now(), state.as_deref())
             }
-            Done::Appoint => {
-                self.appointer.appoint_ended(BootTime::now());
+            Done::Appoint(replaces) => {
+                self.appointer.appoint_ended(replaces, BootTime::now());
                 Vec::new()
             }
             Done::Learner => {
@@ -215,7 +215,7 @@ impl LeaderTask {
         }
     }
 
-    fn appoint(&mut self, replaces: u64, manager: NodeId) {
+    fn appoint(&mut self, replaces: Epoch, manager: NodeId) {
         let (Some(term), Some(record)) = (self.term, &self.record) else { return };
         tracing::info!(manager, replaces, "appointing a manager");
         let command = Command::Appoint { replaces, manager, lease: record.timing.lease, term };
@@ -227,7 +227,7 @@ impl LeaderTask {
                 // Not applied, and not known to be lost before the term is: nothing is granted until then.
                 std::future::pending::<()>().await;
             }
-            Done::Appoint
+            Done::Appoint(replaces)
         });
     }
 

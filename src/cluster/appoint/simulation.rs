@@ -262,7 +262,7 @@ impl World {
 
     fn commit(&mut self, proposal: Proposal) {
         let Proposal { leader, process, term, command } = proposal;
-        let appoints = matches!(command, Command::Appoint { .. });
+        let appoints = if let Command::Appoint { replaces, .. } = command { Some(replaces) } else { None };
         self.log.push((term, command));
         let length = self.log.len();
         for node in 1..=NODES {
@@ -277,8 +277,8 @@ impl World {
         }
         let now = ms(self.now);
         let process = self.processes.get_mut(&leader).unwrap();
-        let actions = if appoints {
-            process.appointer.appoint_ended(now);
+        let actions = if let Some(replaces) = appoints {
+            process.appointer.appoint_ended(replaces, now);
             self.appointments += 1;
             Vec::new()
         } else {

@@ -211,9 +211,47 @@ fn from_the_decision_on_nobody_is_granted() {
     );
     assert_eq!(bench.decided_within(5_000), None, "one decision at a time");
     bench.state.appointment = Some(Appointment { epoch: 9, replaced: 5, manager: 3, lease: LEASE });
-    bench.appointer.appoint_ended(ms(bench.now));
+    bench.appointer.appoint_ended(5, ms(bench.now));
     let (after, _) = bench.decided_within(5_000).unwrap();
     assert!((1_320..1_400).contains(&after), "the new one has its time to begin: {after}");
+}
+
+#[test]
+fn a_late_word_of_one_appointment_does_not_end_the_next() {
+    let mut bench = Bench::managed(2);
+    bench.decided_within(2_000).unwrap();
+    // Seen in the applied state before the job that appended it says so.
+    bench.state.appointment = Some(Appointment { epoch: 9, replaced: 5, manager: 3, lease: LEASE });
+    let (_, actions) = bench.decided_within(2_000).unwrap();
+    assert_eq!(actions, [Action::Appoint { replaces: 9, manager: 2 }]);
+    bench.appointer.appoint_ended(5, ms(bench.now));
+    let asked = bench.renew(3, 9);
+    let [Action::Round(id)] = asked[..] else { panic!("{asked:?}") };
+    assert!(matches!(bench.ended(id, true)[..], [Action::Answer(_, Answer::Refused(_))]));
+    assert_eq!(bench.decided_within(5_000), None, "one decision at a time");
+    bench.appointer.appoint_ended(9, ms(bench.now));
+    assert!(bench.decided_within(2_000).is_some());
+}
+
+#[test]
+fn who_gave_up_alone_is_appointed_again_even_if_this_leader_granted_it_nothing() {
+    let mut bench = Bench::managed(2);
+    bench.reports.retain(|id, _| *id == 2);
+    bench.reports.insert(1, NodeReport { state: NodeState::RootMissing, ..report(1) });
+    assert_eq!(bench.decided_within(5_000), None, "it may go on by itself");
+    assert!(!bench.appointer.let_go(5, PROCESS), "no wait ends by this");
+    bench.granted();
+    assert_eq!(bench.decided_within(5_000), None, "it did go on");
+    assert!(bench.appointer.let_go(5, PROCESS));
+    assert_eq!(appointed(&bench.decided_within(100).unwrap().1), 2);
+
+    let mut bench = Bench::managed(2);
+    bench.reports.retain(|id, _| *id == 2);
+    bench.reports.insert(1, NodeReport { state: NodeState::RootMissing, ..report(1) });
+    assert!(!bench.appointer.let_go(5, PROCESS));
+    let (after, actions) = bench.decided_within(5_000).unwrap();
+    assert!(after >= 1_320, "its leases are waited out: {after}");
+    assert_eq!(appointed(&actions), 2);
 }
 
 #[test]
