@@ -10,24 +10,22 @@ use tokio::sync::{oneshot, watch};
 
 use crate::cluster::confirm;
 use crate::cluster::record::{self, Kind};
-use crate::cluster::renew::RENEWAL_MAX;
+use crate::cluster::renew::{self, RENEWAL_MAX};
 use crate::cluster::service::Service;
-use crate::cluster::shared::{Request, Shared};
+use crate::cluster::shared::Shared;
 use crate::cluster::types::{Command, Response};
 use crate::model::{
     ClusterState, Commit, CommitOutcome, Coordinator, Lease, NodeId, Standing, UnknownOutcome,
 };
 use crate::rpc::{self, CONTROL_BYTES_MAX, Me, RAFT_BYTES_MAX};
+use crate::wire::proto::CommitRequest;
 use crate::wire::proto::coordination_server::CoordinationServer;
 use crate::wire::proto::raft_server::RaftServer;
-use crate::wire::proto::{CommitRequest, RenewRequest};
 
 /// How long a commit waits for its outcome.
 const COMMIT_MAX: Duration = Duration::from_secs(5);
 /// How long the raft core may take to show that it lives.
 const ALIVE_MAX: Duration = Duration::from_secs(2);
-/// How long letting go waits for the leader's answer.
-const LET_GO_MAX: Duration = Duration::from_secs(1);
 
 /// The cluster as this node takes part in it. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -100,18 +98,10 @@ impl Cluster {
         if appointment.manager != me {
             return false;
         }
-        let (epoch, process) = (appointment.epoch, shared.process);
+        let epoch = appointment.epoch;
         tracing::info!(epoch, "this node lets go of its office");
         shared.released.send_replace(epoch);
-        let Some((leader, node)) = shared.leader() else { return false };
-        if leader == me {
-            let (reply, heard) = oneshot::channel();
-            let sent = shared.leader.try_send(Request::LetGo { from: me, epoch, process, reply }).is_ok();
-            return sent && matches!(tokio::time::timeout(LET_GO_MAX, heard).await, Ok(Ok(true)));
-        }
-        let Ok(mut client) = shared.peers.coordination(Some(leader), &node.address) else { return false };
-        let answer = rpc::within(LET_GO_MAX, client.let_go(RenewRequest { epoch, process })).await;
-        answer.is_ok_and(|answer| answer.granted)
+        renew::say_let_go(shared, me, epoch).await
     }
 }
 

@@ -13,13 +13,15 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::appoint::{Answer, Ask};
-use crate::cluster::shared::Shared;
-use crate::model::{Appointment, BootTime, Lease, NodeId};
+use crate::cluster::shared::{Request, Shared};
+use crate::model::{Appointment, BootTime, Epoch, Lease, NodeId};
 use crate::rpc;
 use crate::wire::proto::RenewRequest;
 
 /// The longest that one renewal may take, and that whoever asks for one waits.
 pub(super) const RENEWAL_MAX: Duration = Duration::from_millis(300);
+/// How long letting go waits for the leader's answer.
+const LET_GO_MAX: Duration = Duration::from_secs(1);
 
 type Asker = oneshot::Sender<Option<Lease>>;
 
@@ -57,8 +59,7 @@ impl Renewer {
                 Some(sent) = running => self.arrived(sent),
                 Some(asker) = self.asks.recv() => { self.waiting.push(asker); self.send(); }
                 () = tokio::time::sleep_until(next) => {
-                    let lease = self.appointment().map(|appointment| appointment.lease);
-                    next = Instant::now() + lease.unwrap_or(self.shared.config.timing.lease) / 4;
+                    next = Instant::now() + self.pace();
                     self.send();
                 }
                 Ok(()) = state.changed() => {
@@ -67,6 +68,7 @@ impl Renewer {
                     if now != epoch {
                         epoch = now;
                         self.lease = None;
+                        next = Instant::now() + self.pace();
                         self.send();
                     }
                 }
@@ -74,12 +76,23 @@ impl Renewer {
         }
     }
 
+    /// How often it renews: by the lease that the appointment names, whatever this node's file says.
+    fn pace(&self) -> Duration {
+        let state = self.shared.state.borrow();
+        let appointment = state.as_ref().and_then(|state| state.appointment.as_ref());
+        appointment.map_or(self.shared.config.timing.lease, |appointment| appointment.lease) / 4
+    }
+
     /// This node's appointment, as its own applied state names it.
     fn appointment(&self) -> Option<Appointment> {
+        self.named().filter(|appointment| appointment.epoch > *self.shared.released.borrow())
+    }
+
+    /// The same, also if this node gave it up.
+    fn named(&self) -> Option<Appointment> {
         let state = self.shared.state.borrow();
         let appointment = state.as_ref()?.appointment.as_ref()?;
-        let mine = appointment.manager == self.me && appointment.epoch > *self.shared.released.borrow();
-        mine.then(|| appointment.clone())
+        (appointment.manager == self.me).then(|| appointment.clone())
     }
 
     fn send(&mut self) {
@@ -89,6 +102,7 @@ impl Renewer {
         let Some(appointment) = self.appointment() else {
             self.lease = None;
             answer(std::mem::take(&mut self.waiting), None);
+            self.say_again();
             return;
         };
         self.served = std::mem::take(&mut self.waiting);
@@ -98,6 +112,19 @@ impl Renewer {
             let asked = ask(&shared, me, appointment.epoch);
             let granted = tokio::time::timeout(RENEWAL_MAX, asked).await.unwrap_or(false);
             Sent { appointment, at, granted }
+        }));
+    }
+
+    /// A leader that did not hear that this node gave its office up would wait for it: it is told until it appoints.
+    fn say_again(&mut self) {
+        let Some(appointment) = self.named() else { return };
+        let (shared, me) = (Arc::clone(&self.shared), self.me);
+        self.running = Some(Box::pin(async move {
+            let at = BootTime::now();
+            let told = say_let_go(&shared, me, appointment.epoch);
+            // Whether it was taken shows in the log.
+            let _ = tokio::time::timeout(RENEWAL_MAX, told).await;
+            Sent { appointment, at, granted: false }
         }));
     }
 
@@ -132,6 +159,20 @@ fn answer(askers: Vec<Asker>, lease: Option<Lease>) {
         // Whoever asked may have given up waiting.
         let _ = asker.send(lease);
     }
+}
+
+/// Tells the leader that this process gave `epoch` up; true if that ends the leader's wait.
+pub(super) async fn say_let_go(shared: &Shared, me: NodeId, epoch: Epoch) -> bool {
+    let process = shared.process;
+    let Some((leader, node)) = shared.leader() else { return false };
+    if leader == me {
+        let (reply, heard) = oneshot::channel();
+        let sent = shared.leader.try_send(Request::LetGo { from: me, epoch, process, reply }).is_ok();
+        return sent && matches!(tokio::time::timeout(LET_GO_MAX, heard).await, Ok(Ok(true)));
+    }
+    let Ok(mut client) = shared.peers.coordination(Some(leader), &node.address) else { return false };
+    let answer = rpc::within(LET_GO_MAX, client.let_go(RenewRequest { epoch, process })).await;
+    answer.is_ok_and(|answer| answer.granted)
 }
 
 async fn ask(shared: &Shared, me: NodeId, epoch: u64) -> bool {
