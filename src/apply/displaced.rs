@@ -43,7 +43,7 @@ impl Displaced {
                 let entry = Entry::Link { target: target.into() };
                 !self.known.contains(&entry) && self.quarantine(store, entry, &stat, &mut std::io::empty())?
             }
-            Kind::Folder | Kind::Other => false,
+            Kind::Folder | Kind::Mount | Kind::Other => false,
         };
         self.looked = Some(stat);
         Ok(copied)

@@ -299,7 +299,7 @@ impl Work<'_> {
         let Site { root, owner } = self.site(&place.root)?.clone();
         match root.stat(&place.path).map_err(error)? {
             Some(stat) if stat.kind == Kind::Folder => return self.set_mode(place, mode),
-            Some(stat) if stat.kind == Kind::Other => {
+            Some(stat) if matches!(stat.kind, Kind::Mount | Kind::Other) => {
                 return Err(ApplyError::Blocked { place: place.clone() });
             }
             Some(_) => self.take(place)?,

@@ -130,9 +130,9 @@ impl Look<'_> {
             file
         } else {
             match root.stat(path) {
-                Ok(stat) => {
-                    holding.matcher.excluded(path, stat.is_some_and(|stat| stat.kind == Kind::Folder))
-                }
+                Ok(stat) => holding
+                    .matcher
+                    .excluded(path, stat.is_some_and(|stat| matches!(stat.kind, Kind::Folder | Kind::Mount))),
                 Err(_) => false,
             }
         };

@@ -64,7 +64,7 @@ pub struct RootState {
     pub missing: Option<String>,
     /// Whether it lies on another device than when this process first opened it.
     pub device_changed: bool,
-    /// How many things in it are never carried: sockets, devices, what is mounted there.
+    /// How many things in it are never carried: sockets, pipes, devices.
     pub skipped: u64,
     /// The rules under which it was looked at: what a rule leaves out is not seen, and never looks deleted to whoever
     /// compares under the same rules.

@@ -80,7 +80,7 @@ pub(super) fn touched(
                     }
                 };
                 let is_folder = kind == Kind::Folder;
-                if kind != Kind::Other && differs(&path, is_folder) {
+                if !matches!(kind, Kind::Other | Kind::Mount) && differs(&path, is_folder) {
                     touched.insert(place(path.clone()));
                 }
                 if is_folder && (before.has(&path, true) || after.has(&path, true)) {

@@ -49,8 +49,7 @@ fn openat2(from: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> Result<OwnedFd> 
         match rustix::fs::openat2(from, path, flags | OFlags::CLOEXEC, Mode::empty(), RESOLVE) {
             Err(Errno::INTR) => {}
             Err(Errno::AGAIN) if races < RACES_MAX => races += 1,
-            // With no `..` in any path, these two say the same: a link or a mount stands in the way.
-            Err(Errno::XDEV) => return Err(Errno::LOOP),
+            // With no `..` in any path, `XDEV` says that a mount stands in the way, and hides what lies below.
             result => return result,
         }
     }
@@ -68,8 +67,12 @@ fn open_stepwise(from: BorrowedFd<'_>, path: &[u8], flags: OFlags, home: u64) ->
         let folder = held.as_ref().map_or(from, AsFd::as_fd);
         // Said before the open, so that a mounted device is not even opened; a mount made in between still counts
         // as part of the root for this one call, which is the best that such a kernel offers.
-        if name != b"." && Stat::of(folder, name, home)?.kind == Kind::Other {
-            return Err(Errno::LOOP);
+        if name != b"." {
+            match Stat::of(folder, name, home)?.kind {
+                Kind::Mount => return Err(Errno::XDEV),
+                Kind::Other => return Err(Errno::LOOP),
+                _ => {}
+            }
         }
         let flags = wanted | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let next = rustix::io::retry_on_intr(|| rustix::fs::openat(folder, name, flags, Mode::empty()))?;

@@ -56,6 +56,12 @@ pub enum TreeError {
         /// The path.
         path: String,
     },
+    /// Something is mounted over what the root has at a path.
+    #[error("something is mounted at {path}, which hides what is there: unmount or exclude it")]
+    Mounted {
+        /// The path.
+        path: String,
+    },
     /// A file is larger than syncd carries.
     #[error("{path} has {bytes} bytes, more than the {max} that are carried")]
     TooLarge {

@@ -65,9 +65,9 @@ pub enum Observation {
     There(Seen),
     /// A file that is open for writing, or changed while it was read.
     Busy,
-    /// A socket, pipe or device, or something on another file system: never carried, never deleted.
+    /// A socket, pipe or device: never carried, never deleted.
     Skipped,
-    /// It can't be read.
+    /// It can't be read, or something is mounted over it: what it holds is not known.
     Failed(TreeError),
 }
 
@@ -110,6 +110,7 @@ impl Reader {
             }
             let read = match before.kind {
                 Kind::Other => return Observation::Skipped,
+                Kind::Mount => return mounted(root, path),
                 Kind::Folder => {
                     let entry = Entry::Folder { mode: before.mode };
                     return Observation::There(Seen { entry, stat: before, hashed_at });
@@ -142,6 +143,7 @@ impl Reader {
         match Stat::of(folder, name, home) {
             Err(errno) => unreadable(root, path, errno),
             Ok(stat) if stat.kind == Kind::Other => Observation::Skipped,
+            Ok(stat) if stat.kind == Kind::Mount => mounted(root, path),
             Ok(_) => Observation::Busy,
         }
     }
@@ -191,6 +193,10 @@ enum Read {
     Open,
     /// It is not what the stat before said.
     Changed,
+}
+
+fn mounted(root: &Root, path: &ArtifactPath) -> Observation {
+    Observation::Failed(TreeError::Mounted { path: root.place(path) })
 }
 
 fn unreadable(root: &Root, path: &ArtifactPath, errno: Errno) -> Observation {

@@ -14,7 +14,9 @@ pub enum Kind {
     Folder,
     /// A symbolic link.
     Link,
-    /// A socket, pipe or device, or whatever another file system has mounted here: nothing that syncd carries.
+    /// What is mounted here, or lies on another device: it hides what the root itself has here.
+    Mount,
+    /// A socket, pipe or device: nothing that syncd carries.
     Other,
 }
 
@@ -43,7 +45,7 @@ pub struct Stat {
 
 impl Stat {
     /// Stats `name` in `folder`, or with an empty name `folder` itself. What lies on another device than
-    /// `home`, or is mounted there, is [`Kind::Other`].
+    /// `home`, or is mounted there, is [`Kind::Mount`].
     pub(super) fn of(folder: impl AsFd, name: &[u8], home: u64) -> rustix::io::Result<Self> {
         let mut flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
         if name.is_empty() {
@@ -54,7 +56,7 @@ impl Stat {
         })?;
         let mut stat = Self::from_raw(&raw);
         if !name.is_empty() && lies_elsewhere(&raw, &stat, home) {
-            stat.kind = Kind::Other;
+            stat.kind = Kind::Mount;
         }
         Ok(stat)
     }

@@ -18,7 +18,7 @@ pub struct Walk {
     /// What can't be read; none stands for the root itself. Of a folder that is named here nothing is known but what
     /// `seen` says: neither what it holds nor what it lacks.
     pub failed: Vec<(Option<ArtifactPath>, TreeError)>,
-    /// Sockets, pipes, devices, what lies on other file systems, and what is nested too deep to be carried.
+    /// Sockets, pipes, devices, and what is nested too deep to be carried.
     pub skipped: u64,
 }
 
@@ -107,7 +107,7 @@ impl Walker<'_> {
                 return;
             }
         };
-        if self.matcher.excluded(&path, stat.kind == Kind::Folder) {
+        if self.matcher.excluded(&path, matches!(stat.kind, Kind::Folder | Kind::Mount)) {
             return;
         }
         let cached = (self.cache)(&path);

@@ -451,7 +451,9 @@ fn open_own(
     }
     let folder = match root.beneath(above, name, LISTING | OFlags::NOFOLLOW) {
         Ok(folder) => folder,
-        Err(Errno::NOTDIR | Errno::LOOP) => return Err(TreeError::ForeignWorkshop { path: path() }),
+        Err(Errno::NOTDIR | Errno::LOOP | Errno::XDEV) => {
+            return Err(TreeError::ForeignWorkshop { path: path() });
+        }
         Err(errno) => return Err(error(errno)),
     };
     let stat = Stat::of(&folder, b"", root.identity().device).map_err(error)?;
