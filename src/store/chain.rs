@@ -131,6 +131,21 @@ impl Chain {
         self.pins.keys().rev().find(|key| key.number == number && key.digest == *digest).copied()
     }
 
+    /// The pins that nothing leads to any more once `adopted` replaced the whole history.
+    fn orphans_of(&self, adopted: PinKey) -> Vec<PinKey> {
+        let is_founded = |key: &PinKey| {
+            let mut next = Some(*key);
+            for _ in 0..=self.pins.len() {
+                let Some(key) = next.filter(|key| *key != adopted) else { return next.is_some() };
+                let pin = &self.pins[&key];
+                let Some(digest) = pin.base_digest else { return true };
+                next = self.find(pin.base, &digest);
+            }
+            false
+        };
+        self.pins.keys().filter(|key| !is_founded(key)).copied().collect()
+    }
+
     fn is_ahead(&self, number: u64) -> bool {
         self.head.as_ref().is_none_or(|head| head.generation.number < number)
     }
@@ -336,6 +351,7 @@ impl Store {
         let before = if replaces { 0 } else { old.as_ref().map_or(0, |old| old.generation.number) };
         let needed = chain.pins.iter().filter(|(other, _)| **other != key).map(|(_, pin)| pin.base).min();
         let entry = history_entry(generation.clone(), &differing);
+        let orphans = if replaces { chain.orphans_of(key) } else { Vec::new() };
 
         let dropped = self.index().write(|txn| {
             let steps = change_rows(txn, differing, |place| {
@@ -368,7 +384,10 @@ impl Store {
                     committed.insert(hash.0, key.number)?;
                 }
             }
-            txn.open_table(PINS)?.remove((key.epoch, key.number, key.digest.0))?;
+            let mut pins = txn.open_table(PINS)?;
+            for key in orphans.iter().chain([&key]) {
+                pins.remove((key.epoch, key.number, key.digest.0))?;
+            }
             put_meta(txn, "head", &(key.number, key.digest))?;
             Ok(dropped)
         })?;
@@ -377,7 +396,7 @@ impl Store {
             chain.kept.remove(&number);
         }
         chain.kept.insert(key.number, (key.digest, before));
-        chain.pins.remove(&key);
+        chain.pins.retain(|other, _| *other != key && !orphans.contains(other));
         chain.head = Some(Arc::new(Adopted { generation, rules, forest: pin.forest.clone() }));
         Ok(chain)
     }

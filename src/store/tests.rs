@@ -584,3 +584,24 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_pin_goes_with_the_history_that_it_builds_on() {
+    let home = Home::new();
+    let rules = rules(&["r"]);
+    let (old, other, new) = (plain(&[("a", "1")]), plain(&[("b", "1")]), Plain::new());
+    home.put("1");
+    let pin = |proposal: &Proposal| home.store.batch().pin(proposal).unwrap();
+    let first = pin(&proposal(1, 5, (0, &new), &rules, &old));
+    home.store.adopt(5, &first.digest).unwrap().unwrap();
+    // One on the old history, one on that, and one on another cluster's beginning.
+    pin(&proposal(1, 6, (5, &old), &rules, &new));
+    pin(&proposal(1, 7, (6, &new), &rules, &old));
+    let begin = pin(&proposal(2, 1, (0, &new), &rules, &other));
+    let next = pin(&proposal(2, 2, (1, &other), &rules, &old));
+    home.store.adopt(1, &begin.digest).unwrap().unwrap();
+    assert_eq!(home.store.pins(), [next]);
+    let home = home.restart();
+    assert_eq!(home.store.pins(), [next]);
+    home.store.adopt(2, &next.digest).unwrap().unwrap();
+}
