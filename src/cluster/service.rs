@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::error::RaftError;
+use openraft::raft::InstallSnapshotRequest;
 use tokio::sync::oneshot;
 use tonic::{Request as Call, Response as Reply, Status};
 
@@ -18,8 +19,9 @@ use crate::cluster::handle::propose;
 use crate::cluster::network::{pack, unpack};
 use crate::cluster::record::{self, Kind};
 use crate::cluster::shared::{Request, Shared};
-use crate::cluster::types::{Command, Raft, Response};
-use crate::model::{NodeId, Role};
+use crate::cluster::state::known;
+use crate::cluster::types::{Command, MEMBERS_MAX, Raft, Response, TypeConfig};
+use crate::model::{Member, NodeId, Role};
 use crate::rpc::Caller;
 use crate::wire::proto;
 use crate::wire::proto::coordination_server::Coordination;
@@ -29,6 +31,8 @@ use crate::wire::proto::raft_server::Raft as RaftApi;
 const ASK_MAX: Duration = Duration::from_millis(1500);
 /// An entry to be appended for a peer.
 const WRITE_MAX: Duration = Duration::from_secs(4);
+/// The largest snapshot: far above what [`MEMBERS_MAX`] members need.
+const SNAPSHOT_BYTES_MAX: u64 = 64 << 20;
 /// The longest name or address that a newcomer may have.
 const NAME_BYTES_MAX: usize = 255;
 
@@ -89,7 +93,10 @@ impl RaftApi for Service {
     }
 
     async fn snapshot(&self, call: Call<proto::RaftMessage>) -> Served<proto::RaftMessage> {
-        let request = unpack(&call.into_inner()).map_err(invalid)?;
+        let request: InstallSnapshotRequest<TypeConfig> = unpack(&call.into_inner()).map_err(invalid)?;
+        if request.offset.saturating_add(request.data.len() as u64) > SNAPSHOT_BYTES_MAX {
+            return Err(Status::invalid_argument("the snapshot is too large"));
+        }
         let answer = match self.raft()?.install_snapshot(request).await {
             Ok(answer) => Ok(answer),
             Err(RaftError::APIError(mismatch)) => Err(mismatch),
@@ -157,11 +164,21 @@ impl Coordination for Service {
                 None => refused("no leader is heard".to_owned()),
             };
         }
-        let admit = match newcomer(request) {
-            Ok(admit) => admit,
+        let newcomer = match newcomer(request) {
+            Ok(newcomer) => newcomer,
             Err(why) => return refused(why),
         };
-        match propose(shared, admit, WRITE_MAX).await {
+        // A newcomer asks again and again: what the state says already needs no entry.
+        let state = shared.state.borrow().clone();
+        let known = state.and_then(|state| known(&state, &newcomer));
+        let answer = match known {
+            Some(known) => Ok(known),
+            None => {
+                let Member { name, address, role, incarnation } = newcomer;
+                propose(shared, Command::Admit { name, address, role, incarnation }, WRITE_MAX).await
+            }
+        };
+        match answer {
             Ok(Response::Admitted(node_id)) => Ok(Reply::new(proto::JoinReply {
                 cluster_id: Bytes::copy_from_slice(&own.cluster.0),
                 node_id,
@@ -174,9 +191,16 @@ impl Coordination for Service {
     }
 
     async fn commit(&self, call: Call<proto::CommitRequest>) -> Served<proto::CommitReply> {
+        let from = caller(&call)?;
         let command: Command = record::decode(Kind::Command, &call.into_inner().command).map_err(invalid)?;
-        if !matches!(command, Command::Commit(_)) {
+        let Command::Commit(commit) = &command else {
             return Err(Status::invalid_argument("only a commit may be proposed by a peer"));
+        };
+        if commit.author != from {
+            return Err(Status::permission_denied("a commit is offered by its author"));
+        }
+        if commit.holders.len() > MEMBERS_MAX {
+            return Err(Status::invalid_argument("the commit names too many holders"));
         }
         // An empty answer says that the outcome is not known, which is always true enough.
         let outcome = match propose(&self.0, command, WRITE_MAX).await {
@@ -214,7 +238,7 @@ impl Coordination for Service {
     }
 }
 
-fn newcomer(request: proto::JoinRequest) -> Result<Command, String> {
+fn newcomer(request: proto::JoinRequest) -> Result<Member, String> {
     let proto::JoinRequest { node_name: name, address, role, incarnation, .. } = request;
     let sound =
         |text: &str| !text.is_empty() && text.len() <= NAME_BYTES_MAX && !text.chars().any(char::is_control);
@@ -229,5 +253,5 @@ fn newcomer(request: proto::JoinRequest) -> Result<Command, String> {
         ));
     }
     let incarnation = incarnation.as_ref().try_into().map_err(|_| "an incarnation is 16 bytes".to_owned())?;
-    Ok(Command::Admit { name, address, role, incarnation })
+    Ok(Member { name, address, role, incarnation })
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::cluster::types::{Command, FOUNDERS_MAX, FormationRecord, Response, Timing};
+use crate::cluster::types::{Command, FOUNDERS_MAX, FormationRecord, MEMBERS_MAX, Response, Timing};
 use crate::model::{Appointment, ClusterState, Commit, CommitOutcome, CommitRefusal, Head, Member, NodeId};
 
 /// Where an entry stands in the log.
@@ -88,20 +88,27 @@ fn take(state: &mut ClusterState, commit: Commit) -> CommitOutcome {
 }
 
 fn admit(state: &mut ClusterState, index: u64, newcomer: Member) -> Response {
-    let Some(id) = state.id_of(&newcomer.name) else {
+    known(state, &newcomer).unwrap_or_else(|| {
         let id = FOUNDERS_MAX + index;
         state.members.insert(id, newcomer);
-        return Response::Admitted(id);
+        Response::Admitted(id)
+    })
+}
+
+/// What a newcomer is answered without an entry of its own; none when it takes one.
+pub(super) fn known(state: &ClusterState, newcomer: &Member) -> Option<Response> {
+    let Some((id, member)) = state.members.iter().find(|(_, member)| member.name == newcomer.name) else {
+        let full = || format!("the cluster has {MEMBERS_MAX} members, which is the limit");
+        return (state.members.len() >= MEMBERS_MAX).then(|| Response::NotAdmitted(full()));
     };
-    match state.members.get(&id) {
-        Some(member) if member.incarnation == newcomer.incarnation => Response::Admitted(id),
-        Some(member) => Response::NotAdmitted(format!(
-            "a node named {:?} at {} is a member already, with another data folder than the one at {}: \
-             give one of them another name, or give the node its former data folder back",
-            member.name, member.address, newcomer.address
-        )),
-        None => Response::NotAdmitted(format!("{:?} has no entry", newcomer.name)),
+    if member.incarnation == newcomer.incarnation {
+        return Some(Response::Admitted(*id));
     }
+    Some(Response::NotAdmitted(format!(
+        "a node named {:?} at {} is a member already, with another data folder than the one at {}: \
+         give one of them another name, or give the node its former data folder back",
+        member.name, member.address, newcomer.address
+    )))
 }
 
 #[cfg(test)]
@@ -232,6 +239,22 @@ mod tests {
         assert_eq!(machine.apply(newcomer(9)), Response::Admitted(id));
         assert!(matches!(machine.apply(newcomer(8)), Response::NotAdmitted(_)));
         assert_eq!(machine.state().members.len(), 4);
+    }
+
+    #[test]
+    fn members_are_bounded() {
+        let mut machine = Machine::formed();
+        let mut admit = |at: usize| {
+            machine.apply(Command::Admit {
+                name: format!("worker{at}"),
+                address: "worker:8730".to_owned(),
+                role: Role::Worker,
+                incarnation: [9; 16],
+            })
+        };
+        assert!((3..MEMBERS_MAX).all(|at| matches!(admit(at), Response::Admitted(_))));
+        assert!(matches!(admit(MEMBERS_MAX), Response::NotAdmitted(_)));
+        assert!(matches!(admit(3), Response::Admitted(_)), "who is one stays one");
     }
 
     #[test]

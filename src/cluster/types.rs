@@ -29,6 +29,9 @@ pub(super) type RaftMetrics = openraft::RaftMetrics<NodeId, PeerNode>;
 /// used twice.
 pub(super) const FOUNDERS_MAX: u64 = 64;
 
+/// Members at most; each holds a place in every snapshot.
+pub(super) const MEMBERS_MAX: usize = 1000;
+
 /// How the log's transport finds a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PeerNode {
