@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use tokio::sync::mpsc;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::db::{RaftDb, random};
@@ -36,6 +36,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 const HELLO_MAX: Duration = Duration::from_secs(1);
 /// One peer's answer to a record, which it syncs first.
 const FORM_MAX: Duration = Duration::from_secs(5);
+/// A newcomer that is refused asks again after twice as long as before, and at least this often.
+const PATIENCE_MAX: Duration = Duration::from_secs(5);
 /// A leader's answer to a newcomer, which takes an entry of the log.
 const JOIN_MAX: Duration = Duration::from_secs(5);
 
@@ -46,6 +48,9 @@ pub(super) struct Formation {
     orders: mpsc::Receiver<FormOrder>,
     own: Option<Own>,
     raft: Option<Raft>,
+    /// Before this it does not ask for admission again; and how long it waits when it is refused next.
+    ask_after: Instant,
+    patience: Duration,
 }
 
 impl Formation {
@@ -55,7 +60,8 @@ impl Formation {
         orders: mpsc::Receiver<FormOrder>,
         own: Option<Own>,
     ) -> Self {
-        Self { shared, db, orders, own, raft: None }
+        let ask_after = Instant::now();
+        Self { shared, db, orders, own, raft: None, ask_after, patience: LOOK_EVERY }
     }
 
     /// Runs until this node's log holds an entry, or a cluster admitted this node; none when `stop` came first.
@@ -86,7 +92,7 @@ impl Formation {
                     // The writer may have given up waiting; it asks again.
                     let _ = reply.send(stored);
                 }
-                _ = look.tick() => self.look().await?,
+                _ = look.tick() => self.look(stop).await?,
             }
         }
     }
@@ -100,8 +106,9 @@ impl Formation {
         Ok(own.record.is_none() || metrics.last_log_index.is_some())
     }
 
-    async fn look(&mut self) -> Result<(), ClusterError> {
-        let heard = self.greet().await;
+    /// Looks around and takes the next step. What waits for peers is dropped when `stop` comes.
+    async fn look(&mut self, stop: &CancellationToken) -> Result<(), ClusterError> {
+        let Some(heard) = stop.run_until_cancelled(self.greet()).await else { return Ok(()) };
         let here = Here {
             config: &self.shared.config,
             incarnation: self.shared.incarnation,
@@ -111,15 +118,15 @@ impl Formation {
         match plan::step(&here, &heard) {
             Step::Wait(sentence) => self.shared.wait_for(Some(sentence)),
             Step::Follow => self.shared.wait_for(None),
-            Step::Join(addresses) => self.join(addresses).await?,
+            Step::Join(addresses) => self.join(addresses, stop).await?,
             Step::Write(founders) => {
                 let record = self.record(founders)?;
                 if self.adopt(record.clone()).await? {
                     crash::point("cluster.form.after-record");
-                    self.send(record).await?;
+                    self.send(record, stop).await?;
                 }
             }
-            Step::Send(record) => self.send(record).await?,
+            Step::Send(record) => self.send(record, stop).await?,
         }
         Ok(())
     }
@@ -209,11 +216,11 @@ impl Formation {
     }
 
     /// Sends this node's own record to all founders, and initializes the log once all stored it.
-    async fn send(&mut self, record: FormationRecord) -> Result<(), ClusterError> {
+    async fn send(&mut self, record: FormationRecord, stop: &CancellationToken) -> Result<(), ClusterError> {
         let bytes = record::encode(Kind::Formation, &record)?;
         let others = record.founders.iter().filter(|(id, _)| **id != record.writer);
         let peers = &self.shared.peers;
-        let answers = join_all(others.map(|(_, founder)| {
+        let asked = join_all(others.map(|(_, founder)| {
             let bytes = bytes.clone();
             let Member { name, address, .. } = &founder.member;
             async move {
@@ -227,8 +234,8 @@ impl Formation {
                     Err(status) => Err(format!("{name} at {address} did not answer: {}", status.message())),
                 }
             }
-        }))
-        .await;
+        }));
+        let Some(answers) = stop.run_until_cancelled(asked).await else { return Ok(()) };
         let missing: Vec<String> = answers.into_iter().filter_map(Result::err).collect();
         if !missing.is_empty() {
             let sentence = format!("the formation record goes to every voter: {}", missing.join("; "));
@@ -252,8 +259,25 @@ impl Formation {
         Ok(())
     }
 
-    /// Asks members for admission, going where they say that the leader is.
-    async fn join(&mut self, addresses: Vec<String>) -> Result<(), ClusterError> {
+    /// Asks for admission, unless it was refused just now.
+    async fn join(&mut self, addresses: Vec<String>, stop: &CancellationToken) -> Result<(), ClusterError> {
+        if Instant::now() < self.ask_after {
+            return Ok(());
+        }
+        match stop.run_until_cancelled(self.ask_members(addresses)).await {
+            None => Ok(()),
+            Some(Ok(own)) => self.joined(own).await,
+            Some(Err(why)) => {
+                self.ask_after = Instant::now() + self.patience;
+                self.patience = (self.patience * 2).min(PATIENCE_MAX);
+                self.shared.wait_for(Some(format!("admission to the cluster: {why}")));
+                Ok(())
+            }
+        }
+    }
+
+    /// Asks members for admission, going where they say that the leader is; why not, when none admits it.
+    async fn ask_members(&self, addresses: Vec<String>) -> Result<Own, String> {
         let config = &self.shared.config;
         let request = JoinRequest {
             cluster_name: config.cluster_name.clone(),
@@ -279,13 +303,12 @@ impl Formation {
                     }
                     Ok(reply) => {
                         let Ok(cluster) = reply.cluster_id.as_ref().try_into() else { break };
-                        let own = Own {
+                        return Ok(Own {
                             cluster: ClusterId(cluster),
                             node: reply.node_id,
                             name: config.node_name.clone(),
                             record: None,
-                        };
-                        return self.joined(own).await;
+                        });
                     }
                     Err(status) => {
                         why.push(format!("{address}: {}", status.message()));
@@ -295,8 +318,7 @@ impl Formation {
             }
         }
         why.dedup();
-        self.shared.wait_for(Some(format!("admission to the cluster: {}", why.join("; "))));
-        Ok(())
+        Err(why.join("; "))
     }
 
     async fn joined(&mut self, own: Own) -> Result<(), ClusterError> {
