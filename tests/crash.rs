@@ -136,6 +136,16 @@ fn worker_dies_after_the_renames() {
 }
 
 #[test]
+fn worker_dies_between_contents_and_index() {
+    worker_dies_at("store.before-index");
+}
+
+#[test]
+fn worker_dies_after_the_index() {
+    worker_dies_at("store.after-index");
+}
+
+#[test]
 fn worker_dies_after_the_record() {
     worker_dies_at("apply.after-record");
 }

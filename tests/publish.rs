@@ -424,3 +424,24 @@ fn load_balancer_paths() {
     assert_eq!(cluster.get(0, "/ready").unwrap().status, 200);
     assert_eq!(cluster.stop(0), Some(0), "asked to stop, a daemon ends in order");
 }
+
+/// What can't be read (here: too large to be carried) is named, deletes nothing and stops nothing else.
+#[test]
+fn an_unreadable_file_is_named_and_what_it_was_stays() {
+    let mut cluster = cluster(QUICK);
+    let path = cluster.nodes[0].root.join("default/api/a.xml");
+    fs::File::options().write(true).open(&path).unwrap().set_len((1 << 30) + 1).unwrap();
+    cluster.write(0, "default/api/b.xml", "<api>passes</api>");
+    cluster.wait_content(1, "default/api/b.xml", "<api>passes</api>", LONG);
+    cluster.wait("the file to be named", LONG, || {
+        cluster.status(0).is_some_and(|status| has_problem(&status, "unreadable"))
+    });
+    assert_eq!(cluster.read(1, "default/api/a.xml").unwrap(), b"<api/>");
+    // Also after a restart, which knows of no former content.
+    cluster.kill(0);
+    cluster.start(0);
+    let manager = cluster.wait_manager(LONG);
+    cluster.write(manager, "default/api/b.xml", "<api>still passes</api>");
+    cluster.wait_content(1, "default/api/b.xml", "<api>still passes</api>", LONG);
+    assert_eq!(cluster.read(1, "default/api/a.xml").unwrap(), b"<api/>");
+}
