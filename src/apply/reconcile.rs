@@ -149,8 +149,30 @@ impl Work<'_> {
         Ok(())
     }
 
+    /// Fails if what will come out could not be put into quarantine: readers must not see new content that is taken
+    /// back for that, time and again.
+    fn check_displaced(&self) -> Result<(), ApplyError> {
+        let mut unknown = 0;
+        for Edit { place, old, new } in &self.round.edits {
+            let Some(Entry::File { size, hash, .. }) = old else { continue };
+            if new.as_ref().and_then(Entry::content) == Some(*hash) {
+                continue;
+            }
+            match self.site(&place.root)?.root.open_file(&place.path) {
+                Ok(_) => {}
+                Err(error) if error.is_absent() => continue,
+                Err(error) => return Err(ApplyError::at(place)(error)),
+            }
+            if !self.round.store.is_committed(hash)? {
+                unknown += size;
+            }
+        }
+        Ok(self.round.store.require_room(unknown)?)
+    }
+
     /// Makes everything ready that can fail for want of space, without touching a single artifact.
     fn stage_all(&mut self) -> Result<(), ApplyError> {
+        self.check_displaced()?;
         for edit in plan::order(std::mem::take(&mut self.round.edits)) {
             let root = &edit.place.root;
             if !self.workshops.contains_key(root) {

@@ -163,6 +163,21 @@ impl Store {
         self.0.quarantine.count()
     }
 
+    /// Fails unless so many bytes of local content fit into the quarantine, and a record beside them. Half of the reserve
+    /// that additions leave is for that.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSpace`].
+    pub fn require_room(&self, bytes: u64) -> Result<(), StoreError> {
+        self.packs().room_for(bytes, self.reserve() / 2)
+    }
+
+    /// From now on the disk counts as full.
+    #[cfg(test)]
+    pub(crate) fn pretend_full(&self) {
+        self.0.reserve.store(u64::MAX, Ordering::Relaxed);
+    }
+
     fn location(&self, hash: &ContentHash) -> Result<Option<Location>, StoreError> {
         self.0.index.read(|txn| {
             let found = txn.open_table(BLOBS)?.get(hash.0)?.map(|value| value.value());

@@ -345,3 +345,18 @@ fn modes_are_taken_back_too() {
     assert!(!fixture.path("n").exists());
     assert_eq!(fixture.read("f/x"), "1");
 }
+
+#[test]
+fn without_room_for_what_comes_out_nothing_is_shown() {
+    let mut fixture = Fixture::new();
+    fixture.commit(&[("a", File("1"))], 100);
+    fixture.apply();
+    fixture.commit(&[("a", File("2"))], 200);
+    fixture.write("a", "local");
+    let before = fixture.stat("a");
+    fixture.store.pretend_full();
+    let edits = fixture.observed().edits(&fixture.store.head().unwrap().forest);
+    let failed = fixture.carry_out(edits).unwrap_err();
+    assert!(failed.displaced.is_empty(), "nothing was out: {failed:?}");
+    assert_eq!((fixture.read("a"), fixture.stat("a"), fixture.staged()), ("local".to_owned(), before, 0));
+}
