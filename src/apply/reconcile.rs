@@ -275,16 +275,17 @@ impl Work<'_> {
             }
             let out = workshop.stat(&name).map_err(error)?;
             self.did(Undo::Exchange(place.clone(), name.clone()));
+            if is_file {
+                self.seconds.push((place.clone(), step.mtime.seconds));
+            }
             let Some(out) = out.filter(|out| matches!(out.kind, Kind::File | Kind::Link)) else {
                 // A folder took the file's place between two calls; taking back puts it there again.
                 return Err(ApplyError::Restless { place: place.clone() });
             };
             if is_file && out.kind == Kind::File && out.mtime.seconds >= step.mtime.seconds {
                 step.mtime = plan::mtime_for(step.mtime, Some(out.mtime.seconds));
-                self.site(&place.root)?.root.set_times(&place.path, step.mtime).map_err(error)?;
-            }
-            if is_file {
                 self.seconds.push((place.clone(), step.mtime.seconds));
+                self.site(&place.root)?.root.set_times(&place.path, step.mtime).map_err(error)?;
             }
             self.displaced(place, name, &step.edit)?;
             return Ok(());
@@ -399,6 +400,12 @@ impl Work<'_> {
 
     /// Takes everything back, last first, and clears the stage of what was never out.
     fn take_back(&mut self) -> Vec<Displaced> {
+        // Before what readers saw is gone again: the next content of these places must be newer than it.
+        if !self.seconds.is_empty()
+            && let Err(error) = self.round.store.note_seconds(&self.seconds)
+        {
+            tracing::warn!(%error, "the times of what is taken back are not noted");
+        }
         let mut whole = true;
         let mut were_out: Vec<(Place, StageName)> = Vec::new();
         for undo in std::mem::take(&mut self.done).into_iter().rev() {

@@ -360,3 +360,29 @@ fn without_room_for_what_comes_out_nothing_is_shown() {
     assert!(failed.displaced.is_empty(), "nothing was out: {failed:?}");
     assert_eq!((fixture.read("a"), fixture.stat("a"), fixture.staged()), ("local".to_owned(), before, 0));
 }
+
+#[test]
+fn the_time_of_what_is_taken_back_is_not_given_again() {
+    let mut fixture = Fixture::new();
+    fixture.commit(&[("a", File("1"))], 100);
+    fixture.apply();
+    fixture.commit(&[("a", File("2"))], 500);
+    fixture.write("a", "local");
+    let quarantine = fixture.dir.path().join("quarantine");
+    fs::remove_dir(&quarantine).unwrap();
+    fs::write(&quarantine, "in the way").unwrap();
+    fs::File::options()
+        .write(true)
+        .open(fixture.path("a"))
+        .unwrap()
+        .set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(150))
+        .unwrap();
+    let edits = fixture.observed().edits(&fixture.store.head().unwrap().forest);
+    fixture.carry_out(edits).unwrap_err();
+    assert_eq!((fixture.read("a"), fixture.stat("a").1), ("local".to_owned(), 150));
+    fs::remove_file(&quarantine).unwrap();
+    fs::create_dir(&quarantine).unwrap();
+    fixture.commit(&[("a", File("3"))], 300);
+    fixture.apply();
+    assert!(fixture.stat("a").1 > 500, "{:?}", fixture.stat("a"));
+}
