@@ -108,6 +108,8 @@ impl Stager {
                 error @ (StoreError::WrongDigest { .. }
                 | StoreError::NoTree { .. }
                 | StoreError::UnknownRoot { .. }
+                | StoreError::Excluded { .. }
+                | StoreError::BadRules { .. }
                 | StoreError::Mismatch { .. }),
             )) => Err(Status::invalid_argument(chain(&error))),
             Err(error) => Err(Status::internal(chain(&error))),

@@ -14,6 +14,7 @@ use crate::model::{
     ArtifactPath, Change, ContentHash, Digest, Edit, Entry, Epoch, FileTime, Forest, Generation, Place,
     Proposal, RootName, Rules,
 };
+use crate::plan::Matcher;
 use crate::store::index::{COMMITTED, GENERATIONS, PINS, STEPS, TREE, decode, encode, put_meta};
 use crate::store::{Store, StoreError};
 
@@ -255,6 +256,7 @@ impl Store {
         proposal: &Proposal,
     ) -> Result<(Pin, PinRecord), StoreError> {
         let (number, digest, base) = (proposal.generation.number, proposal.generation.digest, proposal.base);
+        refuse_excluded(proposal)?;
         let mut digests: Vec<Option<Digest>> = if base == 0 { vec![None] } else { Vec::new() };
         digests.extend(chain.kept.get(&base).map(|(digest, _)| Some(*digest)));
         digests.extend(chain.pins.keys().rev().filter(|key| key.number == base).map(|key| Some(key.digest)));
@@ -616,6 +618,24 @@ fn change_rows(
         steps.push(Step { place, old, new });
     }
     Ok(steps)
+}
+
+/// No manifest has what its own rules leave out.
+fn refuse_excluded(proposal: &Proposal) -> Result<(), StoreError> {
+    let number = proposal.generation.number;
+    let mut matchers: BTreeMap<&RootName, Matcher> = BTreeMap::new();
+    for (root, rules) in &proposal.rules.roots {
+        let matcher = Matcher::new(rules).map_err(|source| StoreError::BadRules { number, source })?;
+        matchers.insert(root, matcher);
+    }
+    for Change { place, entry, .. } in &proposal.changes {
+        if let (Some(entry), Some(matcher)) = (entry, matchers.get(&place.root))
+            && matcher.excluded(&place.path, entry.is_folder())
+        {
+            return Err(StoreError::Excluded { number, place: place.clone() });
+        }
+    }
+    Ok(())
 }
 
 fn edits(proposal: &Proposal) -> impl Iterator<Item = (Place, Option<Entry>)> {

@@ -3,7 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::model::{ContentHash, Digest, ManifestError};
+use crate::model::{ContentHash, Digest, ManifestError, Place};
+use crate::plan::PatternError;
 
 /// An operation of the store that failed. The store stays whole and usable unless [`StoreError::is_fatal`].
 #[derive(Debug, thiserror::Error)]
@@ -106,6 +107,23 @@ pub enum StoreError {
         /// Why.
         #[source]
         source: ManifestError,
+    },
+    /// A change makes a path that the generation's own rules leave out.
+    #[error("generation {number} has {place}, which its rules exclude")]
+    Excluded {
+        /// The proposed generation.
+        number: u64,
+        /// The place.
+        place: Place,
+    },
+    /// The rules of a proposal can't be used.
+    #[error("the rules of generation {number} can't be used")]
+    BadRules {
+        /// The proposed generation.
+        number: u64,
+        /// Why.
+        #[source]
+        source: PatternError,
     },
     /// A change names a root that the generation's rules do not.
     #[error("generation {number} changes a root that its rules do not name: {root}")]

@@ -605,3 +605,22 @@ fn a_pin_goes_with_the_history_that_it_builds_on() {
     assert_eq!(home.store.pins(), [next]);
     home.store.adopt(2, &next.digest).unwrap().unwrap();
 }
+
+#[test]
+fn what_its_own_rules_leave_out_is_in_no_generation() {
+    let home = Home::new();
+    home.put("1");
+    let exclude = vec!["logs/".to_owned()];
+    let rules = Rules { roots: vec![(RootName::new("r"), RootRules { exclude, ..RootRules::default() })] };
+    let pin = |rules: &Rules, path| {
+        let to = plain(&[(path, "1")]);
+        home.store.batch().pin(&proposal(1, 1, (0, &Plain::new()), rules, &to))
+    };
+    assert!(matches!(pin(&rules, ".syncd"), Err(StoreError::Excluded { .. })));
+    let mut bad = rules.clone();
+    bad.roots[0].1.exclude = vec!["*.xml".to_owned()];
+    assert!(matches!(pin(&bad, "a.xml"), Err(StoreError::Excluded { .. })));
+    bad.roots[0].1.exclude = vec!["{".to_owned()];
+    assert!(matches!(pin(&bad, "a.xml"), Err(StoreError::BadRules { .. })));
+    pin(&rules, "logs").unwrap();
+}

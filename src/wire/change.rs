@@ -9,6 +9,8 @@ use crate::wire::{WireError, check_link, proto};
 
 /// Largest file that is carried.
 pub const FILE_BYTES_MAX: u64 = 1 << 30;
+/// What top-level names begin with that are syncd's own, in every root.
+const OWN_PREFIX: &[u8] = b".syncd";
 /// Permission bits; never set-user-id and the like.
 const MODE_MAX: u32 = 0o777;
 
@@ -18,6 +20,9 @@ impl TryFrom<proto::Change> for Change {
     fn try_from(message: proto::Change) -> Result<Self, WireError> {
         let root = root_name(&message.root)?;
         let path = ArtifactPath::new(&message.path)?;
+        if path.as_bytes().starts_with(OWN_PREFIX) {
+            return Err(WireError::OwnPath { path: path.to_string() });
+        }
         let entry = message.entry.map(|entry| entry_from(&path, entry)).transpose()?;
         if message.inlined && entry.as_ref().and_then(Entry::content).is_none() {
             return Err(WireError::Missing { what: "the file of inlined content" });
@@ -127,6 +132,8 @@ mod tests {
             ("control in root", |c| c.root = "a\nb".to_owned()),
             ("path upwards", |c| c.path = Bytes::from_static(b"../a")),
             ("absolute path", |c| c.path = Bytes::from_static(b"/a")),
+            ("own path", |c| c.path = Bytes::from_static(b".syncd/member")),
+            ("path moved aside", |c| c.path = Bytes::from_static(b".syncd.foreign-1")),
             ("no path", |c| c.path = Bytes::new()),
             ("no kind", |c| c.entry = Some(proto::Entry { kind: None })),
             ("nanoseconds", |c| c.mtime_nanos = 1_000_000_000),

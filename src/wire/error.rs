@@ -6,6 +6,12 @@ use crate::wire::LinkError;
 /// A message that breaks the protocol. Display names no content.
 #[derive(Debug, thiserror::Error)]
 pub enum WireError {
+    /// A path is one of syncd's own, which no generation has.
+    #[error("the path {path} is syncd's own")]
+    OwnPath {
+        /// The path.
+        path: String,
+    },
     /// A part that must be there is not.
     #[error("{what} is missing")]
     Missing {
