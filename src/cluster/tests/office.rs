@@ -21,7 +21,10 @@ async fn only_the_manager_commits_on_the_head_with_a_majority() {
     assert_eq!(offer(commit(epoch, me, 0, &[me])).await, refused(CommitRefusal::NoMajority));
     assert_eq!(offer(commit(epoch, me, 1, &[1, 2])).await, refused(CommitRefusal::NotOnHead));
     assert_eq!(offer(commit(epoch - 1, me, 0, &[1, 2])).await, refused(CommitRefusal::OldEpoch));
-    assert_eq!(offer(commit(epoch, other, 0, &[1, 2])).await, refused(CommitRefusal::OldEpoch));
+    let theirs = net.cluster(net.at(other)).commit(commit(epoch, other, 0, &[1, 2])).await.unwrap();
+    assert_eq!(theirs, refused(CommitRefusal::OldEpoch));
+    let in_their_name = net.cluster(manager).commit(commit(epoch, other, 0, &[1, 2])).await;
+    assert!(!matches!(in_their_name, Ok(CommitOutcome::Committed)), "{in_their_name:?}");
     assert_eq!(offer(commit(epoch, me, 0, &[1, 2])).await, CommitOutcome::Committed);
     for at in 0..3 {
         let state = net.cluster(at).confirm().await.unwrap();
