@@ -57,7 +57,11 @@ pub(super) fn step(here: &Here<'_>, heard: &[(ListedNode, Heard)]) -> Step {
     let formed: Vec<_> = heard
         .iter()
         .filter_map(|(node, heard)| match heard {
-            Heard::Answered(greeting) if greeting.has_log => Some((node, greeting)),
+            Heard::Answered(greeting)
+                if greeting.has_log && greeting.cluster_name == here.config.cluster_name =>
+            {
+                Some((node, greeting))
+            }
             _ => None,
         })
         .collect();
@@ -76,9 +80,9 @@ pub(super) fn step(here: &Here<'_>, heard: &[(ListedNode, Heard)]) -> Step {
     gather(here, &voters)
 }
 
-/// A peer that is not who the list says.
+/// A voter that is not who the list says. A worker that is not bars nobody: whoever forms does not need it.
 fn strangers(config: &ClusterConfig, heard: &[(ListedNode, Heard)]) -> Option<String> {
-    heard.iter().find_map(|(node, heard)| {
+    heard.iter().filter(|(node, _)| node.role.votes()).find_map(|(node, heard)| {
         let Heard::Answered(greeting) = heard else { return None };
         let ListedNode { name, address, .. } = node;
         if greeting.cluster_name != config.cluster_name {
@@ -169,10 +173,11 @@ fn gather(here: &Here<'_>, voters: &[&(ListedNode, Heard)]) -> Step {
     }
 }
 
+/// Whether a record still says what is heard, the content included: it decides what is published first.
 fn same_founders(record: &FormationRecord, founders: &[Founder], here: &Here<'_>) -> bool {
     record.id_of(&here.config.node_name) == Some(record.writer)
         && record.founders.len() == founders.len()
-        && founders.iter().all(|founder| record.founders.values().any(|known| known.member == founder.member))
+        && founders.iter().all(|founder| record.founders.values().any(|known| known == founder))
 }
 
 fn founder(node: &ListedNode, content: FirstContent, incarnation: [u8; 16]) -> Founder {
@@ -248,6 +253,9 @@ pub(super) fn acceptable(
         None => Err("its first scan is not done".to_owned()),
         Some((_, marks)) if !marks.is_empty() => {
             Err(format!("its roots carry the mark of a membership ({})", marks.join(", ")))
+        }
+        Some((content, _)) if own.is_none_or(|own| own.content != *content) => {
+            Err("its roots hold something else than when the record was written".to_owned())
         }
         Some(_) => Ok(()),
     }

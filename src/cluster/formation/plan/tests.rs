@@ -94,6 +94,12 @@ fn the_least_name_writes_once_all_are_here_and_empty() {
         matches!(step_of("gw1", Role::Candidate, Some(&own), &other), Step::Write(_)),
         "a founder lost its disk"
     );
+    let fuller = |greeting| {
+        let content = Some(FirstContent { digest: Digest([9; 32]), files: 3 });
+        Some(Greeting { content, ..greeting })
+    };
+    let Step::Write(founders) = step_of("gw1", Role::Candidate, Some(&own), &fuller) else { panic!() };
+    assert_eq!(founders[1].content.files, 3, "what was empty when the record was written is not any more");
 }
 
 #[test]
@@ -104,6 +110,15 @@ fn what_is_missing_is_named() {
     assert!(
         matches!(step_of("gw1", Role::Candidate, None, &worker), Step::Write(_)),
         "a worker may come later"
+    );
+    let misnamed = |greeting: Greeting| {
+        let node_name = if greeting.node_name == "w1" { "w7".to_owned() } else { greeting.node_name.clone() };
+        let cluster_name = if node_name == "w7" { "test".to_owned() } else { greeting.cluster_name.clone() };
+        Some(Greeting { has_log: node_name == "w7", node_name, cluster_name, ..greeting })
+    };
+    assert!(
+        matches!(step_of("gw1", Role::Candidate, None, &misnamed), Step::Write(_)),
+        "nor does a worker bar anybody that is not who the list says"
     );
     let scanning = |greeting| Some(Greeting { content: None, ..greeting });
     waits(step_of("gw1", Role::Candidate, None, &scanning), &["first scan of gw2"]);
@@ -141,6 +156,8 @@ fn only_the_right_record_is_stored() {
     assert!(check(&|_| {}, 3, Some(&scan)).is_err(), "another data folder");
     assert!(check(&|_| {}, 2, None).is_err(), "the scan is not done");
     assert!(check(&|_| {}, 2, Some(&(NOTHING, vec!["configs".to_owned()]))).is_err(), "marked");
+    let full = (FirstContent { digest: Digest([9; 32]), files: 3 }, Vec::new());
+    assert!(check(&|_| {}, 2, Some(&full)).unwrap_err().contains("something else"));
     assert!(check(&|record| record.name = "other".to_owned(), 2, Some(&scan)).is_err());
     assert!(check(&|record| record.writer = 2, 2, Some(&scan)).is_err(), "not the least name");
     assert!(check(&|record| record.writer = 9, 2, Some(&scan)).is_err(), "nobody");
