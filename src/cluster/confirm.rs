@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures::FutureExt;
+use futures::future::{BoxFuture, OptionFuture};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -69,35 +71,46 @@ pub(super) async fn keep_standing(shared: Arc<Shared>, stop: CancellationToken) 
     let mut leader = None;
     let mut confirmed: Option<Instant> = None;
     let mut next = Instant::now();
+    let mut asking: Option<BoxFuture<'_, (Instant, bool)>> = None;
     loop {
         let heard = metrics.borrow_and_update().current_leader;
         if heard != leader {
             leader = heard;
             confirmed = None;
+            // What the leader before said is no word of this one.
+            asking = None;
             next = Instant::now();
             if let Some(leader) = leader {
                 shared.elections.fetch_add(1, Ordering::Relaxed);
                 tracing::info!(leader, "following a leader");
             }
         }
-        if confirmed.is_some_and(|at| at.elapsed() > OLD) {
+        if confirmed.is_some_and(|at| at.elapsed() >= OLD) {
             // A learner hears of no election: silence is all that it notices of a lost leader.
             confirmed = None;
         }
         show(&shared, leader, confirmed.is_some());
+        let old = confirmed.map(|at| at + OLD);
+        let idle = leader.is_some() && asking.is_none();
+        let answer: OptionFuture<_> = asking.as_mut().into();
         tokio::select! {
             () = stop.cancelled() => return,
-            changed = metrics.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep_until(next), if leader.is_some() => {
-                let asked = Instant::now();
-                let sure = tokio::select! {
-                    () = stop.cancelled() => return,
-                    state = confirm(&shared) => state.is_some(),
-                };
+            changed = metrics.changed() => if changed.is_err() {
+                // The leader task knows why the core ended, and ends everything.
+                stop.cancelled().await;
+                return;
+            },
+            Some((asked, sure)) = answer => {
+                asking = None;
                 if sure {
                     confirmed = Some(asked);
                 }
                 next = Instant::now() + if sure { SURE } else { UNSURE };
+            }
+            () = tokio::time::sleep_until(old.unwrap_or(next)), if old.is_some() => {}
+            () = tokio::time::sleep_until(next), if idle => {
+                let (asked, shared) = (Instant::now(), &shared);
+                asking = Some(async move { (asked, confirm(shared).await.is_some()) }.boxed());
             }
         }
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures::FutureExt;
 use openraft::{Config, SnapshotPolicy};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -133,20 +134,34 @@ impl ClusterTask {
         let ending = stop.child_token();
         let leader =
             LeaderTask::new(Arc::clone(&shared), raft.clone(), own.node, own.record.clone(), requests);
-        let leader = tokio::spawn(leader.run(ending.clone()));
-        let renewer = tokio::spawn(Renewer::new(Arc::clone(&shared), own.node, asks).run(ending.clone()));
-        let standing = tokio::spawn(keep_standing(Arc::clone(&shared), ending.clone()));
-        let result = leader.await.unwrap_or(Err(ClusterError::Task("leader")));
-        ending.cancel();
-        let renewer = renewer.await.map_err(|_| ClusterError::Task("renewer"));
-        let standing = standing.await.map_err(|_| ClusterError::Task("standing"));
+        let renewer = Renewer::new(Arc::clone(&shared), own.node, asks).run(ending.clone()).map(Ok);
+        let standing = keep_standing(Arc::clone(&shared), ending.clone()).map(Ok);
+        let (leader, renewer, standing) = tokio::join!(
+            until(&ending, "leader", leader.run(ending.clone())),
+            until(&ending, "renewer", renewer),
+            until(&ending, "standing", standing),
+        );
         shared.raft.send_replace(None);
         shared.serving.send_replace(None);
         shut_down(&raft).await;
         drop(raft);
         released(db).await;
-        result.and(renewer).and(standing)
+        leader.and(renewer).and(standing)
     }
+}
+
+/// Runs a task of this room; when it ends before it was told to, by a panic too, it takes the others along.
+async fn until(
+    ending: &CancellationToken,
+    name: &'static str,
+    task: impl Future<Output = Result<(), ClusterError>> + Send + 'static,
+) -> Result<(), ClusterError> {
+    let ended = tokio::spawn(task).await.unwrap_or(Err(ClusterError::Task(name)));
+    if ending.is_cancelled() {
+        return ended;
+    }
+    ending.cancel();
+    ended.and(Err(ClusterError::Task(name)))
 }
 
 /// Starts the log's core under an identity that is stored.
@@ -233,4 +248,27 @@ fn raft_config(config: &ClusterConfig, own: Option<&Own>) -> Result<Config, Clus
     }
     .validate()
     .map_err(|error| ClusterError::Config(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_that_ends_by_itself_takes_the_others_along_and_is_named() {
+        let ending = CancellationToken::new();
+        let waits = ending.clone();
+        let (first, other) = tokio::join!(
+            until(&ending, "renewer", async { panic!("a mistake") }),
+            until(&ending, "leader", async move {
+                waits.cancelled().await;
+                Ok(())
+            }),
+        );
+        assert!(matches!(first, Err(ClusterError::Task("renewer"))), "{first:?}");
+        assert!(other.is_ok());
+        let ending = CancellationToken::new();
+        let quiet = until(&ending, "standing", async { Ok(()) }).await;
+        assert!(matches!(quiet, Err(ClusterError::Task("standing"))) && ending.is_cancelled());
+    }
 }
