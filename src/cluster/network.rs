@@ -5,9 +5,7 @@
 
 use std::time::Duration;
 
-use openraft::error::{
-    InstallSnapshotError, NetworkError, RPCError, RaftError, RemoteError, Timeout, Unreachable,
-};
+use openraft::error::{InstallSnapshotError, RPCError, RaftError, RemoteError, Timeout, Unreachable};
 use openraft::network::{Backoff, RPCOption, RaftNetwork, RaftNetworkFactory};
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse,
@@ -78,17 +76,15 @@ impl Connection {
 
     fn failed<E: std::error::Error>(&self, status: &Status, action: RPCTypes, limit: Duration) -> Failure<E> {
         match status.code() {
-            Code::DeadlineExceeded | Code::Cancelled => RPCError::Timeout(Timeout {
+            Code::DeadlineExceeded => RPCError::Timeout(Timeout {
                 action,
                 id: self.network.me,
                 target: self.target,
                 timeout: limit,
             }),
-            // Nobody there, or somebody who belongs elsewhere: either way there is no hurry to try again.
-            Code::Unavailable | Code::FailedPrecondition | Code::Unknown | Code::Unimplemented => {
-                RPCError::Unreachable(Unreachable::new(status))
-            }
-            _ => RPCError::Network(NetworkError::new(status)),
+            // Nobody there, somebody who belongs elsewhere, or an answer that makes no sense: whatever it is, there is
+            // no hurry to try again, and openraft waits only after this error.
+            _ => RPCError::Unreachable(Unreachable::new(status)),
         }
     }
 

@@ -25,6 +25,8 @@ pub(super) const KEEPALIVE_WAIT: Duration = Duration::from_secs(5);
 pub(super) const KEEPALIVE_AFTER_SHORT: Duration = Duration::from_secs(2);
 /// See [`KEEPALIVE_AFTER_SHORT`].
 pub(super) const KEEPALIVE_WAIT_SHORT: Duration = Duration::from_secs(3);
+/// After a connection could not be accepted.
+pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Calls at once on one connection.
 pub(super) const STREAMS_MAX: u32 = 64;
 /// Connections at once, authenticated or not.

@@ -3,10 +3,9 @@
 use std::io;
 use std::sync::Arc;
 
-use futures::{Stream, StreamExt};
+use futures::Stream;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::transport::Server;
@@ -14,8 +13,8 @@ use tonic::transport::Server;
 use crate::rpc::check::CheckLayer;
 use crate::rpc::guard::Guarded;
 use crate::rpc::limits::{
-    CALL, CONNECTION_WINDOW, CONNECTIONS_MAX, DRAIN, HEADER_BYTES_MAX, KEEPALIVE_AFTER, KEEPALIVE_WAIT,
-    RESETS_PENDING_MAX, STREAM_WINDOW, STREAMS_MAX,
+    ACCEPT_PAUSE, CALL, CONNECTION_WINDOW, CONNECTIONS_MAX, DRAIN, HEADER_BYTES_MAX, KEEPALIVE_AFTER,
+    KEEPALIVE_WAIT, RESETS_PENDING_MAX, STREAM_WINDOW, STREAMS_MAX,
 };
 use crate::rpc::{Identity, RpcError, Tls};
 
@@ -61,12 +60,27 @@ pub async fn serve(
     }
 }
 
-/// Connections up to the cap; one more is closed at once, so that its owner learns of it.
+/// Connections up to the cap; one more is closed at once, so that its owner learns of it. An error of accepting passes
+/// to no one, for it would end the server: what it lacks, a file descriptor say, may be there a little later.
 fn accept(listener: TcpListener) -> impl Stream<Item = io::Result<Guarded>> {
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    TcpListenerStream::new(listener).filter_map(move |accepted| {
-        let admitted = accepted.map(|stream| admit(stream, &permits)).transpose();
-        futures::future::ready(admitted)
+    futures::stream::unfold(listener, move |listener| {
+        let permits = Arc::clone(&permits);
+        async move {
+            loop {
+                match listener.accept().await {
+                    Ok((stream, _)) => {
+                        if let Some(guarded) = admit(stream, &permits) {
+                            return Some((Ok(guarded), listener));
+                        }
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "a connection could not be accepted");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                }
+            }
+        }
     })
 }
 
