@@ -229,14 +229,17 @@ fn raft_config(config: &ClusterConfig, own: Option<&Own>) -> Result<Config, Clus
     }
     let timing = formed.unwrap_or(config.timing);
     let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-    if timing.timeout <= timing.heartbeat * 2 || timing.lease < timing.heartbeat {
+    let heartbeat = millis(timing.heartbeat);
+    if heartbeat == 0 || timing.timeout <= timing.heartbeat * 2 || timing.lease < timing.heartbeat {
         return Err(ClusterError::Config(
-            "election.timeout must be more than twice election.heartbeat, and election.lease not less than it".to_owned(),
+            "election.heartbeat must be a millisecond or more, election.timeout more than twice that, and \
+             election.lease not less than it"
+                .to_owned(),
         ));
     }
     Config {
         cluster_name: config.cluster_name.clone(),
-        heartbeat_interval: millis(timing.heartbeat),
+        heartbeat_interval: heartbeat,
         election_timeout_min: millis(timing.timeout),
         election_timeout_max: millis(timing.timeout) * 2,
         snapshot_policy: SnapshotPolicy::LogsSinceLast(SNAPSHOT_EVERY),

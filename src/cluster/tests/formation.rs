@@ -195,6 +195,11 @@ async fn workers_join_listed_or_not_and_keep_their_place() {
     net.start(unlisted).await;
     let sentence = net.waiting_for(unlisted, "is a member already").await;
     assert!(sentence.contains("extra"), "{sentence}");
+    let before = (net.cluster(0).metrics().term, net.cluster(0).confirm().await.unwrap().applied_index);
+    // It asks again meanwhile, which takes no entry.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let after = (net.cluster(0).confirm().await.unwrap().applied_index, net.cluster(0).metrics().term);
+    assert!(before.0 != after.1 || before.1 == after.0, "{before:?} {after:?}");
     net.stop_all().await;
 }
 
@@ -243,6 +248,9 @@ async fn a_data_folder_knows_whose_it_is() {
     assert!(matches!(open(&config), Err(ClusterError::OtherCluster { .. })));
     let mut config = net.nodes[0].config.clone();
     config.timing.timeout = config.timing.heartbeat;
+    assert!(matches!(open(&config), Err(ClusterError::Config(_))));
+    let mut config = net.nodes[0].config.clone();
+    (config.timing.heartbeat, config.timing.lease) = (Duration::ZERO, Duration::ZERO);
     assert!(matches!(open(&config), Err(ClusterError::Config(_))));
     open(&net.nodes[0].config).unwrap();
 }

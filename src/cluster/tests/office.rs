@@ -115,6 +115,21 @@ async fn a_manager_that_lets_go_is_replaced_at_once_and_never_holds_that_epoch_a
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_let_go_that_nobody_heard_is_said_again() {
+    let mut net = formed().await;
+    let (manager, epoch) = net.manager().await;
+    for at in (0..3).filter(|at| *at != manager) {
+        net.nodes[at].report.send_modify(|report| Arc::make_mut(report).state = NodeState::RootMissing);
+    }
+    // As if the leader's answer and the question itself were lost.
+    net.cluster(manager).0.released.send_replace(epoch);
+    let (again, after) = net.manager().await;
+    assert_eq!(again, manager, "nobody else can be it");
+    assert!(after > epoch);
+    net.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_a_quorum_nothing_is_granted_confirmed_or_committed() {
     let mut net = formed().await;
     let (manager, epoch) = net.manager().await;
