@@ -28,6 +28,10 @@ const STAGES_MAX: usize = 4;
 const FETCHES_MAX: usize = 4;
 /// How long a call waits for its turn.
 const TURN: Duration = Duration::from_secs(10);
+/// Generations that are held for the log to decide on: far more than one manager has in flight.
+const PINS_MAX: usize = 16;
+/// How long one parcel may take, however steadily it comes.
+const RECEIVE_MAX: Duration = Duration::from_secs(3600);
 /// How long a receiver may take for one data message.
 const SLOW: Duration = Duration::from_secs(20);
 /// Data messages that wait to be sent.
@@ -93,7 +97,13 @@ impl Stager {
         if let Some(reason) = self.unusable_base(&header) {
             return Ok(self.refused(&reason));
         }
-        match receive(&self.store, header, parcels).await {
+        if self.store.pins().len() >= PINS_MAX {
+            return Ok(self.refused("too many generations wait here for the log"));
+        }
+        let received = tokio::time::timeout(RECEIVE_MAX, receive(&self.store, header, parcels))
+            .await
+            .map_err(|_| Status::deadline_exceeded("the parcel takes too long"))?;
+        match received {
             Ok(_) => {
                 tracing::debug!(epoch, generation = number, "pinned");
                 Ok(pinned())
@@ -196,7 +206,7 @@ impl Stager {
     fn unusable_base(&self, header: &Header) -> Option<String> {
         let head = self.store.head();
         let number = header.generation.number;
-        if head.as_ref().is_some_and(|head| head.generation.number >= number) {
+        if head.as_ref().is_some_and(|head| head.generation.number >= number) && !self.begins_anew(number) {
             return Some(format!("generation {number} is not newer than what is here"));
         }
         let digest = header.base_digest?;
@@ -204,6 +214,21 @@ impl Stager {
         let known = head.is_some_and(|head| is_base(head.generation.number, &head.generation.digest))
             || self.store.pins().iter().any(|pin| is_base(pin.number, &pin.digest));
         (!known).then(|| format!("generation {} is not here", header.base))
+    }
+
+    /// Whether the log has not come to `number` yet, while what is here was not applied in its cluster: a cluster that
+    /// was formed anew over an old store.
+    fn begins_anew(&self, number: u64) -> bool {
+        let state = self.coordinator.state();
+        let state = state.borrow();
+        let Some(state) = state.as_ref().filter(|state| state.generation() < number) else { return false };
+        match self.store.applied() {
+            Ok(applied) => applied.is_none_or(|applied| applied.cluster != state.cluster),
+            Err(error) => {
+                tracing::warn!(%error, "what was applied can't be read");
+                false
+            }
+        }
     }
 
     fn is_head(&self, number: u64, digest: &Digest) -> bool {

@@ -194,3 +194,40 @@ async fn stages_of_one_generation_wait_for_each_other() {
     first.abort();
     assert!(second.await.unwrap().unwrap().pinned);
 }
+
+#[tokio::test]
+async fn a_store_of_another_cluster_takes_the_first_generation_of_this_one() {
+    let (manager, worker) = (Fixture::new(), Fixture::new());
+    let one = pin(&manager.store, 5, &TWO, 100);
+    manager.store.adopt(one.number, &one.digest).unwrap();
+    worker.commit(&ONE, 100);
+    worker.commit(&TWO, 100);
+    worker.commit(&ONE, 100);
+    let there = stager(&worker.store);
+    let own = |cluster| crate::store::Applied { cluster, ..worker.record() };
+    worker.store.set_applied(&own(CLUSTER), &[]).unwrap();
+    let whole = parcels(&manager, &one, None).await;
+    let reply = there.stage(2, futures::stream::iter(whole.clone())).await.unwrap();
+    assert!(reply.refused.contains("not newer"), "the same cluster's log is only late: {reply:?}");
+    worker.store.set_applied(&own(crate::model::ClusterId([8; 16])), &[]).unwrap();
+    let reply = there.stage(2, futures::stream::iter(whole)).await.unwrap();
+    assert!(reply.pinned, "{}", reply.refused);
+    let adopted = worker.store.adopt(one.number, &one.digest).unwrap().unwrap();
+    assert_eq!(adopted.forest, forest(&TWO));
+}
+
+#[tokio::test]
+async fn pins_are_bounded() {
+    let (manager, worker) = (Fixture::new(), Fixture::new());
+    let there = stager(&worker.store);
+    for epoch in 5..5 + PINS_MAX as u64 {
+        pin(&worker.store, epoch, &ONE, 100);
+    }
+    let one = pin(&manager.store, 5, &TWO, 100);
+    manager.store.adopt(one.number, &one.digest).unwrap();
+    let whole = parcels(&manager, &one, None).await;
+    let reply = there.stage(2, futures::stream::iter(whole.clone())).await.unwrap();
+    assert!(!reply.pinned && reply.refused.contains("too many"), "{reply:?}");
+    worker.store.release(6, 0).unwrap();
+    assert!(there.stage(2, futures::stream::iter(whole)).await.unwrap().pinned);
+}
