@@ -2,11 +2,12 @@
 //!
 //! It stays under `.syncd/stage` for a while, because a writer that had it open may still write to it.
 
+use std::collections::{BTreeMap, btree_map};
 use std::io::{Read, Seek, SeekFrom};
 use std::sync::Arc;
 
 use crate::apply::ApplyError;
-use crate::model::{ArtifactPath, ContentHash, Entry, Place};
+use crate::model::{ArtifactPath, ContentHash, Entry, Forest, Place};
 use crate::store::{Quarantined, Store};
 use crate::tree::{Kind, Root, StageName, Stat, TreeError, Workshop};
 
@@ -56,7 +57,10 @@ impl Displaced {
         let mut hasher = blake3::Hasher::new();
         let size = std::io::copy(&mut file, &mut hasher).map_err(failed)?;
         let hash = ContentHash(*hasher.finalize().as_bytes());
-        if self.known.iter().any(|entry| entry.content() == Some(hash)) || store.is_committed(&hash)? {
+        let known =
+            self.known.iter().any(|entry| entry.content() == Some(hash)) || store.is_committed(&hash)?;
+        // What the store had to forget, because its copy was damaged, may be here for the last time.
+        if known && store.has(&hash)? {
             return Ok(false);
         }
         file.seek(SeekFrom::Start(0)).map_err(failed)?;
@@ -125,12 +129,16 @@ pub(super) fn clear_leftovers(store: &Store, root: &Arc<Root>) -> Result<u64, Ap
     let error = ApplyError::within(root.name());
     let workshop = root.workshop().map_err(error)?;
     let mut copied = 0;
+    let head = store.head();
+    let mut forests: BTreeMap<u64, Option<Forest>> = BTreeMap::new();
     for name in workshop.list().map_err(error)? {
-        let path = name.path();
-        let place =
-            Place { root: root.name().clone(), path: path.clone().unwrap_or_else(|| nameless(&name)) };
-        let planned = store.forest_of(name.generation())?.and_then(|forest| forest.get(&place).cloned());
-        let head = store.head().and_then(|head| head.forest.get(&place).cloned());
+        let place = Place { root: root.name().clone(), path: name.path().unwrap_or_else(|| nameless(&name)) };
+        let forest = match forests.entry(name.generation()) {
+            btree_map::Entry::Occupied(known) => known.into_mut(),
+            btree_map::Entry::Vacant(new) => new.insert(store.forest_of(name.generation())?),
+        };
+        let planned = forest.as_ref().and_then(|forest| forest.get(&place).cloned());
+        let head = head.as_ref().and_then(|head| head.forest.get(&place).cloned());
         let mut item = Displaced {
             root: Arc::clone(root),
             place,
@@ -140,11 +148,21 @@ pub(super) fn clear_leftovers(store: &Store, root: &Arc<Root>) -> Result<u64, Ap
             looked: None,
             name,
         };
-        if !is_unfinished(store, &workshop, &item)? {
-            copied += u64::from(item.look(store, &workshop)?);
+        match clear_one(store, &workshop, &mut item) {
+            Ok(copy) => copied += u64::from(copy),
+            Err(ApplyError::Store(error)) if error.is_fatal() => return Err(error.into()),
+            // It harms nobody there, and the next start looks at it again.
+            Err(error) => {
+                tracing::warn!(error = error.chain(), name = %item.name, "a leftover stays under .syncd");
+            }
         }
-        workshop.remove(&item.name).map_err(error)?;
     }
+    Ok(copied)
+}
+
+fn clear_one(store: &Store, workshop: &Workshop, item: &mut Displaced) -> Result<bool, ApplyError> {
+    let copied = !is_unfinished(store, workshop, item)? && item.look(store, workshop)?;
+    workshop.remove(&item.name).map_err(|source| item.error(source))?;
     Ok(copied)
 }
 

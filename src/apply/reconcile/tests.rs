@@ -309,6 +309,14 @@ fn leftovers_of_a_crash() {
     stage(3, "a", "");
     stage(4, "a", "a person wrote this");
     stage(5, "other", "and this");
+    // Nothing of it reaches the quarantine while that is broken, and nobody is kept from going on.
+    let quarantine = fixture.dir.path().join("quarantine");
+    fs::remove_dir(&quarantine).unwrap();
+    fs::write(&quarantine, "in the way").unwrap();
+    assert_eq!(clear_leftovers(&fixture.store, &fixture.root).unwrap(), 0);
+    assert_eq!(fixture.staged(), 2);
+    fs::remove_file(&quarantine).unwrap();
+    fs::create_dir(&quarantine).unwrap();
     assert_eq!(clear_leftovers(&fixture.store, &fixture.root).unwrap(), 2);
     assert_eq!(fixture.staged(), 0);
     let expected =
@@ -385,4 +393,15 @@ fn the_time_of_what_is_taken_back_is_not_given_again() {
     fixture.commit(&[("a", File("3"))], 300);
     fixture.apply();
     assert!(fixture.stat("a").1 > 500, "{:?}", fixture.stat("a"));
+}
+
+#[test]
+fn the_last_copy_of_a_content_is_kept() {
+    let mut fixture = Fixture::new();
+    fixture.commit(&[("a", File("1"))], 100);
+    fixture.apply();
+    fixture.commit(&[("a", File("2"))], 100);
+    fixture.store.forget(&ContentHash::of(b"1")).unwrap();
+    fixture.apply();
+    assert_eq!(fixture.quarantined(), [("a".to_owned(), "1".to_owned())]);
 }
