@@ -80,6 +80,8 @@ pub struct PublishTask {
     epoch: Option<Epoch>,
     gather: Gather,
     window: DeleteWindow,
+    /// The head up to which the window counts.
+    counted: Option<u64>,
     matchers: (Rules, BTreeMap<RootName, Matcher>),
     own: OwnRules,
     /// What went wrong in the last attempt; until when nothing is tried.
@@ -147,6 +149,7 @@ pub fn new(
         stages,
         epoch: None,
         window: DeleteWindow::default(),
+        counted: None,
         matchers: Default::default(),
         own: OwnRules::default(),
         failed: None,
@@ -200,8 +203,9 @@ impl PublishTask {
             Standing::In(office) => office,
         };
         if self.epoch != Some(office.epoch) {
-            self.enter(office.epoch).await?;
+            self.enter(office.epoch);
         }
+        self.count_deletes(office.parent.as_ref().map_or(0, |parent| parent.generation.number)).await?;
         let observed = Arc::clone(&self.observed.borrow_and_update());
         if !observed.complete {
             return Ok(None);
@@ -258,15 +262,24 @@ impl PublishTask {
         Standing::In(Office { me, epoch, parent, rules })
     }
 
-    /// Begins an epoch: forgets what was pending in another one, and learns what was deleted lately.
-    async fn enter(&mut self, epoch: Epoch) -> Result<(), PublishError> {
+    /// Begins an epoch: forgets what was pending in another one.
+    fn enter(&mut self, epoch: Epoch) {
         self.epoch = Some(epoch);
         self.gather = Gather::new(self.config.timing);
         self.own = OwnRules::default();
         self.failed = None;
-        self.window = DeleteWindow::default();
+        self.counted = None;
+    }
+
+    /// Counts the deletes of the log's own commits up to `head`, however their outcome became known here.
+    async fn count_deletes(&mut self, head: u64) -> Result<(), PublishError> {
+        if self.counted == Some(head) {
+            return Ok(());
+        }
         let store = self.store.clone();
         let history = tokio::task::spawn_blocking(move || store.history(usize::MAX)).await??;
+        self.window = DeleteWindow::default();
+        self.counted = Some(head);
         for entry in history {
             let ago = u64::try_from(unix_ms() - entry.generation.created_unix_ms).unwrap_or(0);
             self.window.note(Instant::now(), Duration::from_millis(ago), entry.removed);
@@ -438,6 +451,7 @@ impl PublishTask {
         if is_committed {
             let done = Instant::now();
             self.window.note(done, Duration::ZERO, prepared.deletes);
+            self.counted = Some(prepared.generation.number);
             let last = LastPublish {
                 generation: prepared.generation.number,
                 changes: prepared.changes,

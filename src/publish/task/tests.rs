@@ -529,3 +529,42 @@ async fn what_cannot_be_read_when_the_daemon_starts_is_no_delete() {
     rig.write("b.xml", "two");
     rig.until("a.xml b.xml large.bin").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deletes_of_a_commit_that_turns_up_later_count() {
+    let mut rig = Rig::new(&[]);
+    for name in ["a", "b", "c", "d"] {
+        rig.write(name, name);
+    }
+    rig.until("a b c d").await;
+    rig.until_status("quiet", |status| status.pending == 0 && status.last.is_some()).await;
+    // Offered by this process once, and given up as lost.
+    let head = rig.store.head().unwrap();
+    let gone = ["a", "b", "c"]
+        .map(|name| Place { root: RootName::new("r"), path: ArtifactPath::new(name.as_bytes()).unwrap() });
+    let forest = head.forest.with(gone.iter().map(|place| (place.clone(), None))).unwrap();
+    let generation = crate::model::Generation {
+        number: 2,
+        parent: 1,
+        digest: forest.digest(),
+        epoch: EPOCH,
+        author: "gw1".to_owned(),
+        created_unix_ms: unix_ms(),
+    };
+    let changes = gone.map(|place| crate::model::Change { place, entry: None, mtime: None }).into();
+    let (rules, digest) = (head.rules.clone(), generation.digest);
+    rig.store.batch().pin(&crate::model::Proposal { generation, base: 1, rules, changes }).unwrap();
+    rig.log.commit_now(Commit {
+        epoch: EPOCH,
+        parent: 1,
+        generation: 2,
+        digest,
+        author: 1,
+        committed_unix_ms: unix_ms(),
+        holders: [1].into(),
+    });
+    rig.until("a b c d").await;
+    rig.remove("d");
+    let problem = rig.until_problem("mass-delete").await;
+    assert!(problem.message.starts_with("1 artifacts"), "{}", problem.message);
+}
