@@ -39,7 +39,13 @@ fn is_bare_after(head: &Forest, edits: &BTreeMap<Place, Edit>, folder: &Place) -
     let comes = edits
         .range(folder.clone()..)
         .take_while(|(place, _)| {
-            place.root == folder.root && place.path.as_bytes().starts_with(folder.path.as_bytes())
+            // What lies below begins with `folder/`; beyond that only strangers follow.
+            place.root == folder.root
+                && place
+                    .path
+                    .as_bytes()
+                    .strip_prefix(folder.path.as_bytes())
+                    .is_some_and(|rest| rest.first().is_none_or(|byte| *byte <= b'/'))
         })
         .any(|(place, edit)| edit.new.is_some() && place.path.is_below(&folder.path));
     !stays && !comes
