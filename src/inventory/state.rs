@@ -209,7 +209,9 @@ impl State {
                 }
                 self.watching = false;
             }
-            None if walked => self.watching = self.watcher.is_some(),
+            None if walked => {
+                self.watching = self.watcher.as_ref().is_some_and(|watcher| !watcher.ended());
+            }
             None => {}
         }
     }

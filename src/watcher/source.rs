@@ -74,6 +74,8 @@ struct Shared {
     /// A watch that nothing ever happens to; its removal wakes the thread.
     waker: i32,
     stopped: AtomicBool,
+    /// Whether events can't be read any more.
+    ended: AtomicBool,
     state: Mutex<State>,
     arrived: Notify,
     overflows: AtomicU64,
@@ -98,6 +100,7 @@ impl Watcher {
             queue,
             waker,
             stopped: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
             state: Mutex::default(),
             arrived: Notify::new(),
             overflows: AtomicU64::new(0),
@@ -147,6 +150,12 @@ impl Watcher {
         Changes { shared: Arc::clone(&self.shared) }
     }
 
+    /// Whether nothing will be reported any more, because events can't be read.
+    #[must_use]
+    pub fn ended(&self) -> bool {
+        self.shared.ended.load(Ordering::Acquire)
+    }
+
     /// How often the kernel's queue was full and events were lost.
     #[must_use]
     pub fn overflows(&self) -> u64 {
@@ -188,6 +197,7 @@ impl Shared {
                 Err(Errno::INTR) => {}
                 Err(errno) => {
                     tracing::error!(error = %io::Error::from(errno), "events can't be read any more");
+                    self.ended.store(true, Ordering::Release);
                     self.state().pending.lose();
                     self.arrived.notify_one();
                     return;

@@ -240,3 +240,22 @@ fn a_limit_names_its_setting() {
     let error = watcher.watch(&root(), None, file.as_fd()).unwrap_err();
     assert!(matches!(error, WatchError::Folder { .. }), "{error}");
 }
+
+#[test]
+fn events_that_cannot_be_read_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let shared = Shared {
+        // Reading a folder fails at once.
+        queue: fs::File::open(folder.path()).unwrap().into(),
+        waker: 0,
+        stopped: AtomicBool::new(false),
+        ended: AtomicBool::new(false),
+        state: Mutex::default(),
+        arrived: Notify::new(),
+        overflows: AtomicU64::new(0),
+    };
+    shared.read_all();
+    let watcher = Watcher { shared: Arc::new(shared) };
+    assert!(watcher.ended());
+    assert!(watcher.shared.state().pending.take().unwrap().rescan_all);
+}
