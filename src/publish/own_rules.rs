@@ -36,8 +36,8 @@ pub(super) fn takes_nothing_in(head: &Rules, own: &Rules) -> bool {
 /// Whether `own` is `head` with more patterns, none of which takes anything back.
 fn only_excludes(head: &[String], own: &[String]) -> bool {
     let mut head = head.iter().peekable();
-    let added = own.iter().filter(|pattern| head.next_if_eq(pattern).is_none());
-    let none_takes_back = added.fold(true, |all, pattern| all && !pattern.starts_with('!'));
+    let mut added = own.iter().filter(|pattern| head.next_if_eq(pattern).is_none());
+    let none_takes_back = added.all(|pattern| !pattern.starts_with('!'));
     none_takes_back && head.next().is_none()
 }
 
