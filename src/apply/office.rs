@@ -80,6 +80,8 @@ impl ApplyTask {
         };
         blocking(work).await?;
         self.leaving.retain(|place| !settled.contains(place));
+        let (store, leaving) = (self.parts.store.clone(), self.leaving.clone());
+        blocking(move || store.set_leaving(&leaving)).await??;
         let held = Arc::clone(&self.held.borrow());
         self.held.send_replace(Arc::new(held.difference(&settled).cloned().collect()));
         Ok(())
@@ -160,6 +162,13 @@ impl ApplyTask {
         let kept = joined && last != 0 && (last == epoch || last == replaced);
         let edits = scene.observed.forest.edits(&head.forest);
         if kept {
+            let store = self.parts.store.clone();
+            let noted = blocking(move || store.leaving()).await??;
+            self.leaving = edits
+                .iter()
+                .filter(|edit| goes_as_folder(edit) && noted.contains(&edit.place))
+                .map(|edit| edit.place.clone())
+                .collect();
             self.keep(&edits);
             if !self.prepare(&scene, head.generation.number).await? {
                 return Ok(());
@@ -176,6 +185,8 @@ impl ApplyTask {
             if !self.bring_to_head(&scene, &head, edits, true).await? {
                 return Ok(());
             }
+            let (store, noted) = (self.parts.store.clone(), leaving.clone());
+            blocking(move || store.set_leaving(&noted)).await??;
             // The folders still stand: one scan of the gateway must find their artifacts gone first.
             self.held.send_replace(Arc::new(held));
             self.leaving = leaving;
@@ -218,7 +229,7 @@ impl ApplyTask {
                 "more changed while no syncd watched than goes out by itself: held"
             );
         }
-        self.held.send_replace(Arc::new(held));
+        self.held.send_replace(Arc::new(held.union(&self.leaving).cloned().collect()));
     }
 
     async fn activate(&mut self, epoch: Epoch, generation: u64) -> Result<(), ApplyTaskError> {

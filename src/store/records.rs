@@ -1,5 +1,7 @@
 //! What applying notes down: how far this node's files are, and the seconds that its readers have seen.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::model::{ClusterId, Digest, Epoch, Place, RootName, unix_ms};
@@ -91,6 +93,22 @@ impl Store {
     /// The former epoch stays then.
     pub fn set_manager_epoch(&self, epoch: Epoch) -> Result<(), StoreError> {
         self.index().set_meta("manager-epoch", &epoch)
+    }
+
+    /// Folders that are to go from the manager's root, and still stand.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn leaving(&self) -> Result<BTreeSet<Place>, StoreError> {
+        Ok(self.index().meta("leaving")?.unwrap_or_default())
+    }
+
+    /// Notes which folders are to go.
+    ///
+    /// # Errors
+    /// The former ones stay then.
+    pub fn set_leaving(&self, leaving: &BTreeSet<Place>) -> Result<(), StoreError> {
+        self.index().set_meta("leaving", leaving)
     }
 
     /// What the mark in the root called `root` has to say; none before this node first touched it as a member.

@@ -608,6 +608,11 @@ async fn folders_on_their_way_out_are_not_published_by_a_new_manager() {
     assert_eq!(**node.handle.held_at_start.borrow(), [place("f")].into());
     node.until("manager", |status| status.state == NodeState::Manager).await;
     assert!(node.codes().is_empty());
+    // A restart does not make it a new folder.
+    let state = node.fake.state.borrow().clone().unwrap();
+    let node = Node::start(node.stop().await, (*state).clone());
+    node.until_active(Some(9)).await;
+    assert_eq!(**node.handle.held_at_start.borrow(), [place("f")].into());
     // An artifact in it makes it a change like any other.
     node.fixture.write("f/new", "2");
     let mut held = node.handle.held_at_start.clone();
