@@ -353,8 +353,10 @@ mod tests {
         }
     }
 
-    fn heard(nodes: &[NodeReport], at: BootTime) -> Heard {
-        nodes.iter().map(|report| (report.name.clone(), HeardReport { report: report.clone(), at })).collect()
+    fn heard(nodes: &[&NodeReport], at: BootTime) -> Heard {
+        let heard =
+            |report: &&NodeReport| (report.name.clone(), HeardReport { report: (*report).clone(), at });
+        nodes.iter().map(heard).collect()
     }
 
     #[test]
@@ -362,18 +364,18 @@ mod tests {
         let now = BootTime::now();
         let (fine, behind) = (node("fine", &[]), node("behind", &["behind: for 40 s"]));
         let failed = node("failed", &["behind: for 40 s", "apply-failed: no space"]);
-        let counts = |own: &NodeReport, others: &[NodeReport]| {
+        let counts = |own: &NodeReport, others: &[&NodeReport]| {
             counting_fault(own, &heard(others, now), now).map(|fault| code_of(fault).to_owned())
         };
-        assert_eq!(counts(&fine, &[behind.clone()]), None);
-        assert_eq!(counts(&behind, &[fine.clone()]).as_deref(), Some("behind"));
+        assert_eq!(counts(&fine, &[&behind]), None);
+        assert_eq!(counts(&behind, &[&fine]).as_deref(), Some("behind"));
         assert_eq!(counts(&behind, &[]), None, "nobody else is heard");
-        assert_eq!(counts(&behind, &[behind.clone()]), None, "all are equally behind");
-        assert_eq!(counts(&behind, &[failed.clone()]), None, "the least bad stays in");
-        assert_eq!(counts(&failed, &[behind.clone()]).as_deref(), Some("apply-failed"));
+        assert_eq!(counts(&behind, &[&behind]), None, "all are equally behind");
+        assert_eq!(counts(&behind, &[&failed]), None, "the least bad stays in");
+        assert_eq!(counts(&failed, &[&behind]).as_deref(), Some("apply-failed"));
         let witness = NodeReport { state: NodeState::Witness, ..fine.clone() };
-        assert_eq!(counts(&behind, &[witness]), None, "a witness serves nothing");
-        let long_ago = counting_fault(&behind, &heard(&[fine], now), now + UNHEARD);
+        assert_eq!(counts(&behind, &[&witness]), None, "a witness serves nothing");
+        let long_ago = counting_fault(&behind, &heard(&[&fine], now), now + UNHEARD);
         assert_eq!(long_ago, None, "who is not heard any more is no reason");
     }
 }
