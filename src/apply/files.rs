@@ -10,7 +10,7 @@ use crate::apply::displaced::drop_displaced;
 use crate::apply::judge::{Sight, judge};
 use crate::apply::reconcile::{Round, reconcile};
 use crate::apply::roots::Roots;
-use crate::apply::status::{of_failure, of_root, problem};
+use crate::apply::status::{of_failure, of_root};
 use crate::apply::task::{ApplyTask, blocking, office_of};
 use crate::apply::tell::some_of;
 use crate::apply::{ApplyError, ApplyTaskError};
@@ -287,7 +287,7 @@ impl ApplyTask {
             some_of(unknown.iter())
         );
         let remedy = "move these files out of the root, or delete them; then the node goes on by itself";
-        self.now.problems.push(problem(Severity::Warning, "needs-approval", message, remedy));
+        self.now.problems.push(Problem::new(Severity::Warning, "needs-approval", message, remedy));
         Ok(false)
     }
 

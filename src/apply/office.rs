@@ -10,10 +10,10 @@ use tokio::time::Instant;
 use crate::apply::ApplyTaskError;
 use crate::apply::files::Scene;
 use crate::apply::judge::goes_as_folder;
-use crate::apply::status::{about, problem};
+use crate::apply::status::about;
 use crate::apply::task::{ApplyTask, blocking, office_of};
 use crate::apply::tell::{NAMED_MAX, some_of};
-use crate::model::{ClusterState, Edit, Epoch, NodeState, Place, Seed, Severity};
+use crate::model::{ClusterState, Edit, Epoch, NodeState, Place, Problem, Seed, Severity};
 use crate::store::Adopted;
 
 /// How soon a new manager asks again for the newest state.
@@ -96,11 +96,12 @@ impl ApplyTask {
                 some_of(held.iter())
             );
             let remedy = "bring these paths back to what the other nodes have";
-            self.now.problems.push(problem(Severity::Warning, "held-changes", message, remedy));
+            self.now.problems.push(Problem::new(Severity::Warning, "held-changes", message, remedy));
         }
         for place in self.restored.iter().take(NAMED_MAX) {
             let message = format!("{place} was missing when this node became manager and was brought back");
-            let found = problem(Severity::Info, "restored", message, "delete it again if it was meant to go");
+            let found =
+                Problem::new(Severity::Info, "restored", message, "delete it again if it was meant to go");
             self.now.problems.push(about(found, &place.root, Some(place.path.to_string())));
         }
     }

@@ -8,7 +8,7 @@ use crate::apply::files::Scene;
 use crate::apply::mark::{Admission, Who, admit, join};
 use crate::apply::owner::owner_of;
 use crate::apply::reconcile::Site;
-use crate::apply::status::{about, problem};
+use crate::apply::status::about;
 use crate::apply::task::{ApplyTask, blocking};
 use crate::apply::{ApplyError, ApplyTaskError, RootProblem};
 use crate::inventory::Observed;
@@ -60,7 +60,8 @@ impl ApplyTask {
                             "{} is not there, but the cluster has artifacts for it",
                             found.path.display()
                         );
-                        let note = problem(Severity::Warning, "root-missing", message, "create the folder");
+                        let note =
+                            Problem::new(Severity::Warning, "root-missing", message, "create the folder");
                         roots.notes.push(about(note, name, None));
                     }
                     continue;
@@ -82,7 +83,7 @@ impl ApplyTask {
                     let message = format!(
                         "this host knows no owner or group {id}: files are written as the daemon's user"
                     );
-                    let note = problem(
+                    let note = Problem::new(
                         Severity::Warning,
                         "unknown-owner",
                         message,

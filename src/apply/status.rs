@@ -69,18 +69,6 @@ impl Observer for Unobserved {
     fn drifted(&self, _: &RootName, _: u64) {}
 }
 
-pub(super) fn problem(severity: Severity, code: &str, message: String, remedy: &str) -> Problem {
-    Problem {
-        severity,
-        code: code.to_owned(),
-        node: None,
-        root: None,
-        path: None,
-        message,
-        remedy: remedy.to_owned(),
-    }
-}
-
 pub(super) fn about(mut problem: Problem, root: &RootName, path: Option<String>) -> Problem {
     problem.root = Some(root.to_string());
     problem.path = path;
@@ -88,11 +76,11 @@ pub(super) fn about(mut problem: Problem, root: &RootName, path: Option<String>)
 }
 
 pub(super) fn of_root(root: &RootName, what: &RootProblem) -> Problem {
-    about(problem(Severity::Critical, what.code(), what.to_string(), what.remedy()), root, None)
+    about(Problem::new(Severity::Critical, what.code(), what.to_string(), what.remedy()), root, None)
 }
 
 pub(super) fn of_failure(error: &ApplyError) -> Problem {
-    let found = problem(Severity::Critical, "apply-failed", error.chain(), &error.remedy());
+    let found = Problem::new(Severity::Critical, "apply-failed", error.chain(), error.remedy());
     match error.root() {
         Some(root) => about(found, root, error.place().map(|place| place.path.to_string())),
         None => found,

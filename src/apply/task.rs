@@ -15,7 +15,6 @@ use tokio_util::sync::CancellationToken;
 use crate::apply::displaced::Displaced;
 use crate::apply::files::Failing;
 use crate::apply::judge::Memory;
-use crate::apply::status::problem;
 use crate::apply::{ApplyStatus, DriftPolicy, Observer, Quiet, RootProblem, Stager, Supplier};
 use crate::inventory::{InventoryHandle, Observed};
 use crate::model::{
@@ -283,7 +282,7 @@ impl ApplyTask {
                 self.now.wait_until(self.supply_due);
                 let remedy =
                     "see that the nodes named here run and can be reached; it is tried again by itself";
-                let found = problem(Severity::Warning, "fetch-failed", error.to_string(), remedy);
+                let found = Problem::new(Severity::Warning, "fetch-failed", error.to_string(), remedy);
                 self.now.problems.push(found);
                 Ok(None)
             }
@@ -314,7 +313,7 @@ impl ApplyTask {
             Err(error) => {
                 let remedy = "correct the pattern in the manager's configuration";
                 let message = format!("the head's rules can't be used: {error}");
-                self.now.problems.push(problem(Severity::Critical, "bad-rules", message, remedy));
+                self.now.problems.push(Problem::new(Severity::Critical, "bad-rules", message, remedy));
             }
         }
     }

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use crate::apply::judge::{Drift, Verdict};
-use crate::apply::status::{about, problem};
+use crate::apply::status::about;
 use crate::apply::task::ApplyTask;
 use crate::inventory::Observed;
-use crate::model::{Place, RootName, Severity};
+use crate::model::{Place, Problem, RootName, Severity};
 
 /// How many places of one kind are named as problems of their own.
 pub(super) const NAMED_MAX: usize = 100;
@@ -53,7 +53,7 @@ impl ApplyTask {
                     "look for the artifact's error in the gateway's log and publish a version that deploys",
                 ),
             };
-            let found = problem(severity, code, message, remedy);
+            let found = Problem::new(severity, code, message, remedy);
             self.now.problems.push(about(found, &place.root, Some(place.path.to_string())));
         }
     }
@@ -61,7 +61,8 @@ impl ApplyTask {
     pub(super) fn name_unreadable(&mut self, observed: &Observed) {
         for (place, why) in observed.failed.iter().take(NAMED_MAX) {
             let message = format!("{place} can't be read: {why}");
-            let found = problem(Severity::Warning, "unreadable", message, "let the daemon's user read it");
+            let found =
+                Problem::new(Severity::Warning, "unreadable", message, "let the daemon's user read it");
             self.now.problems.push(about(found, &place.root, Some(place.path.to_string())));
         }
     }

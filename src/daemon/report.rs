@@ -3,6 +3,7 @@
 //! A plain function of what the rooms publish, so that status, metrics and the load balancer's answers can't disagree.
 
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::apply::ApplyStatus;
@@ -173,29 +174,18 @@ fn root_problems(inputs: &Inputs<'_>) -> Vec<Problem> {
         });
     }
     if !inputs.observed.watching && inputs.observed.complete && inputs.config.role() != Role::Witness {
-        problems.push(Problem {
-            severity: Severity::Warning,
-            code: "watch-limit".to_owned(),
-            node: None,
-            root: None,
-            path: None,
-            message: "some folders have no watch, so changes in them are found by polling".to_owned(),
-            remedy: "raise fs.inotify.max_user_watches with sysctl".to_owned(),
-        });
+        problems.push(Problem::new(
+            Severity::Warning,
+            "watch-limit",
+            "some folders have no watch, so changes in them are found by polling".to_owned(),
+            "raise fs.inotify.max_user_watches with sysctl",
+        ));
     }
     problems
 }
 
 fn formation_problems(inputs: &Inputs<'_>) -> Vec<Problem> {
-    let problem = |code: &str, message: String, remedy: String| Problem {
-        severity: Severity::Critical,
-        code: code.to_owned(),
-        node: None,
-        root: None,
-        path: None,
-        message,
-        remedy,
-    };
+    let problem = |code, message, remedy| Problem::new(Severity::Critical, code, message, remedy);
     let mut problems = Vec::new();
     match inputs.state {
         None => problems.push(problem(
@@ -241,21 +231,21 @@ fn formation_problems(inputs: &Inputs<'_>) -> Vec<Problem> {
     problems
 }
 
-/// The worst first, a bounded number of them, each with the node's name.
+/// The worst first, each once, a bounded number of them, each with the node's name.
 fn bounded(mut problems: Vec<Problem>, node: &str) -> Vec<Problem> {
     problems.sort_by_key(|problem| Reverse(problem.severity));
+    // Two rooms may have seen the same.
+    let mut seen = BTreeSet::new();
+    problems.retain(|found| seen.insert((found.code.clone(), found.root.clone(), found.path.clone())));
     if problems.len() > PROBLEMS_MAX {
         let more = problems.len() - PROBLEMS_MAX;
         problems.truncate(PROBLEMS_MAX);
-        problems.push(Problem {
-            severity: Severity::Warning,
-            code: "more-problems".to_owned(),
-            node: None,
-            root: None,
-            path: None,
-            message: format!("{more} more problems are not listed"),
-            remedy: "mend the listed ones first".to_owned(),
-        });
+        problems.push(Problem::new(
+            Severity::Warning,
+            "more-problems",
+            format!("{more} more problems are not listed"),
+            "mend the listed ones first",
+        ));
     }
     for problem in &mut problems {
         problem.node = Some(node.to_owned());

@@ -33,6 +33,20 @@ pub struct Problem {
     pub remedy: String,
 }
 
+impl Problem {
+    /// A problem of no node, root or artifact yet.
+    #[must_use]
+    pub fn new(
+        severity: Severity,
+        code: &str,
+        message: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
+        let (message, remedy) = (message.into(), remedy.into());
+        Self { severity, code: code.to_owned(), node: None, root: None, path: None, message, remedy }
+    }
+}
+
 /// What a node is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::model::{Problem, Severity};
+use crate::model::Problem;
 
 /// How publishing stands on this node.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -44,17 +44,4 @@ pub trait Observer: Send + Sync {
     fn step(&self, step: &'static str, took: Duration);
     /// So many bytes went to the member called `peer`, as `full`, `delta` or `zstd`.
     fn sent(&self, peer: &str, kind: &'static str, bytes: u64);
-}
-
-/// A problem of publishing, without a node: the one whose status it is.
-pub(super) fn problem(severity: Severity, code: &str, message: String, remedy: &str) -> Problem {
-    Problem {
-        severity,
-        code: code.to_owned(),
-        node: None,
-        root: None,
-        path: None,
-        message,
-        remedy: remedy.to_owned(),
-    }
 }

@@ -19,7 +19,6 @@ use crate::plan::{Matcher, PatternError};
 use crate::publish::batch::{Batch, Decision, Gather, Scene};
 use crate::publish::prepare::{Draft, Prepared, base_forest, prepare};
 use crate::publish::stage::Stages;
-use crate::publish::status::problem;
 use crate::publish::window::DeleteWindow;
 use crate::publish::{LastPublish, Observer, PublishError, PublishStatus, Timing, own_rules};
 use crate::rpc::Peers;
@@ -359,7 +358,7 @@ impl PublishTask {
             return Ok(Some(self.config.rules.clone()));
         }
         if touched.is_empty() {
-            problems.push(problem(
+            problems.push(Problem::new(
                 Severity::Warning,
                 "rules-held",
                 "the rules of this node's file name a root that the cluster's do not, or exclude less than those, so \
@@ -370,7 +369,7 @@ impl PublishTask {
             return Ok(None);
         }
         let named: Vec<String> = touched.iter().take(NAMED_MAX).map(ToString::to_string).collect();
-        problems.push(problem(
+        problems.push(Problem::new(
             Severity::Warning,
             "rules-held",
             format!(
@@ -389,7 +388,7 @@ impl PublishTask {
             let message =
                 format!("the root {root} has no artifact any more, so nothing is published from it");
             let remedy = "mount or restore the folder";
-            let emptied = problem(Severity::Warning, "root-emptied", message, remedy);
+            let emptied = Problem::new(Severity::Warning, "root-emptied", message, remedy);
             problems.push(Problem { root: Some(root.to_string()), ..emptied });
         }
         if let (_, deletes @ 1..) = self.gather.held() {
@@ -399,11 +398,11 @@ impl PublishTask {
                 self.config.max_delete
             );
             let remedy = "restore the files, or raise sync.max_delete and restart";
-            problems.push(problem(Severity::Warning, "mass-delete", message, remedy));
+            problems.push(Problem::new(Severity::Warning, "mass-delete", message, remedy));
         }
         let at = |place: &Place, code, message: String, remedy| {
             let (root, path) = (Some(place.root.to_string()), Some(place.path.to_string()));
-            Problem { root, path, ..problem(Severity::Warning, code, message, remedy) }
+            Problem { root, path, ..Problem::new(Severity::Warning, code, message, remedy) }
         };
         problems.extend(self.gather.stuck(now).into_iter().take(NAMED_MAX).map(|place| {
             let message = format!("{place} is still being written, so it is not published");
@@ -596,7 +595,7 @@ impl PublishTask {
         }
         let remedy = "free space on the data folder's disk, or see the log; it is tried again by itself";
         let until = Instant::now() + AGAIN;
-        self.failed = Some((problem(Severity::Critical, "publish-failed", message, remedy), until));
+        self.failed = Some((Problem::new(Severity::Critical, "publish-failed", message, remedy), until));
         self.tell(Vec::new());
         Ok(until)
     }
@@ -652,7 +651,7 @@ fn shut_roots(
             let message =
                 format!("the root {name} lies on another disk than before, so nothing is published from it");
             let remedy = "mount the former file system, or restart the daemon if the move was meant";
-            let moved = problem(Severity::Critical, "root-missing", message, remedy);
+            let moved = Problem::new(Severity::Critical, "root-missing", message, remedy);
             problems.push(Problem { root: Some(name.to_string()), ..moved });
         }
         if is_absent || is_other || state.device_changed || state.missing.is_some() {
@@ -678,7 +677,7 @@ fn no_majority(
         lacking.collect::<Vec<_>>().join(", ")
     );
     let remedy = "start the missing nodes, or open their port; it is tried again by itself";
-    problem(Severity::Critical, "no-majority", message, remedy)
+    Problem::new(Severity::Critical, "no-majority", message, remedy)
 }
 
 #[cfg(test)]
