@@ -107,24 +107,6 @@ enum Verdict {
     Refused(RootProblem),
 }
 
-/// Checks that `root` is the one that this node joined with; says so too when it has not joined with it yet.
-///
-/// # Errors
-/// The outer error is a failure to find out.
-pub fn check_mark(
-    store: &Store,
-    root: &Root,
-    cluster: ClusterId,
-    node: NodeId,
-) -> Result<Result<(), RootProblem>, ApplyError> {
-    let who = Who { cluster, node, members: &BTreeMap::new(), generation: 0 };
-    Ok(match decide(stored(store, root)?.as_ref(), &look(root)?, who) {
-        Verdict::Ours => Ok(()),
-        Verdict::Refused(problem) => Err(problem),
-        Verdict::Join { .. } | Verdict::JoinAside => Err(RootProblem::Unmarked),
-    })
-}
-
 /// Whether somebody's mark lies in `root`: a node without a log that sees one has lost its data folder.
 ///
 /// # Errors
@@ -318,7 +300,6 @@ mod tests {
         assert!(!fixture.path(".syncd").exists(), "looking makes nothing");
         join(&fixture.store, &fixture.root, who).unwrap();
         assert_eq!(admit(who), Admission::Joined);
-        assert_eq!(check_mark(&fixture.store, &fixture.root, CLUSTER, 1).unwrap(), Ok(()));
         assert!(is_marked(&fixture.root).unwrap());
         let copied = Admission::Refused(RootProblem::Copied { whose: "node gw1".to_owned() });
         let stranger = Fixture::new();

@@ -28,7 +28,7 @@ mod tell;
 
 pub use error::ApplyError;
 pub use judge::{DriftPolicy, Quiet};
-pub use mark::{RootProblem, check_mark, is_marked};
+pub use mark::{RootProblem, is_marked};
 pub use service::Stager;
 pub use status::{ApplyStatus, Observer, Unobserved};
 pub use supply::{PeerSupplier, Supplier, SupplyError};

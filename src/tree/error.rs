@@ -110,15 +110,6 @@ impl TreeError {
             if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
     }
 
-    /// Whether the root itself is not what it was: missing, no folder, or another one.
-    #[must_use]
-    pub fn is_root_lost(&self) -> bool {
-        matches!(
-            self,
-            Self::Missing { .. } | Self::NotAFolder { .. } | Self::Replaced { .. } | Self::OtherDevice { .. }
-        )
-    }
-
     /// Whether there is simply nothing at the path, or no folder above it.
     #[must_use]
     pub fn is_absent(&self) -> bool {
