@@ -170,7 +170,7 @@ impl Metrics {
             publish_step_seconds: steps,
             propagation_seconds: histogram(
                 "syncd_propagation_seconds",
-                "From a commit to its files in place here",
+                "From a generation made to its files in place here, by both clocks",
             )?,
             apply_seconds: histogram("syncd_apply_seconds", "Moving this node's files to a generation")?,
             sent_bytes: counters("syncd_sent_bytes_total", "Content sent to a peer", &["peer", "kind"])?,
