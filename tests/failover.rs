@@ -7,82 +7,10 @@
 
 mod support;
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use support::{THREE, TestCluster, get, row, tree};
-
-/// What the `Syncd-Lease` headers of all nodes claimed: per epoch and node the earliest start and the latest end.
-type Claims = Arc<Mutex<BTreeMap<(u64, String), (u64, u64)>>>;
-
-/// Asks every node for `/manager` every 20 ms until dropped.
-struct LeaseWatch {
-    claims: Claims,
-    stop: Arc<AtomicBool>,
-    threads: Vec<std::thread::JoinHandle<u64>>,
-}
-
-impl LeaseWatch {
-    fn over(cluster: &TestCluster) -> Self {
-        let claims = Claims::default();
-        let stop = Arc::new(AtomicBool::new(false));
-        let threads = cluster
-            .nodes
-            .iter()
-            .map(|node| {
-                let (name, http) = (node.name.clone(), node.http.clone());
-                let (claims, stop) = (claims.clone(), stop.clone());
-                std::thread::spawn(move || {
-                    let mut answers = 0;
-                    while !stop.load(Ordering::Relaxed) {
-                        if let Some(answer) = get(&http, "/manager", Duration::from_millis(600))
-                            && answer.status == 200
-                        {
-                            let fields: Vec<u64> = answer.headers["syncd-lease"]
-                                .split_whitespace()
-                                .map(|field| field.parse().unwrap())
-                                .collect();
-                            let [epoch, start, end] = fields[..] else {
-                                panic!("three numbers in {fields:?}")
-                            };
-                            assert!(start <= end);
-                            let mut claims = claims.lock().unwrap();
-                            let claim = claims.entry((epoch, name.clone())).or_insert((start, end));
-                            *claim = (claim.0.min(start), claim.1.max(end));
-                            answers += 1;
-                        }
-                        std::thread::sleep(Duration::from_millis(20));
-                    }
-                    answers
-                })
-            })
-            .collect();
-        Self { claims, stop, threads }
-    }
-
-    /// Fails when two managers' leases overlap; how many answers were 200.
-    fn finish(self) -> u64 {
-        self.stop.store(true, Ordering::Relaxed);
-        let answers = self.threads.into_iter().map(|thread| thread.join().unwrap()).sum();
-        let claims = self.claims.lock().unwrap();
-        let all: Vec<_> = claims.iter().collect();
-        for (index, ((epoch, node), (start, end))) in all.iter().enumerate() {
-            for ((other_epoch, other_node), (other_start, other_end)) in &all[index + 1..] {
-                if epoch == other_epoch {
-                    assert_eq!(node, other_node, "one epoch, two managers");
-                    continue;
-                }
-                assert!(
-                    end < other_start || other_end < start,
-                    "leases overlap: epoch {epoch} of {node} has {start}..{end}, epoch {other_epoch} of {other_node} has {other_start}..{other_end}"
-                );
-            }
-        }
-        answers
-    }
-}
+use support::leases::LeaseWatch;
+use support::{THREE, TestCluster, row, tree};
 
 /// Over twenty deaths of the manager: another takes over, leases never overlap, what was committed is there, and what
 /// the dead one had not published is in its quarantine when it returns.

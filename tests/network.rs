@@ -7,86 +7,19 @@
 
 mod support;
 
-use std::process::Command;
 use std::time::Duration;
 
+use support::network::Network;
 use support::{THREE, TestCluster};
 
 const LONG: Duration = Duration::from_secs(40);
 
-/// Namespaces with one bridge between them; gone when dropped.
-struct Network {
-    prefix: String,
-    hosts: usize,
-}
-
-fn run(command: &str) {
-    let mut words = command.split_whitespace();
-    let output = Command::new(words.next().unwrap()).args(words).output().unwrap();
-    assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
-impl Network {
-    fn new(hosts: usize) -> Self {
-        use std::sync::atomic::{AtomicU32, Ordering};
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let prefix = format!("sd{:x}{:x}", std::process::id() % 0xfffff, NEXT.fetch_add(1, Ordering::SeqCst));
-        let network = Self { prefix, hosts };
-        let switch = network.namespace(0);
-        run(&format!("ip netns add {switch}"));
-        run(&format!("ip -n {switch} link add br0 type bridge"));
-        run(&format!("ip -n {switch} link set br0 up"));
-        for host in 1..=hosts {
-            let name = network.namespace(host);
-            run(&format!("ip netns add {name}"));
-            run(&format!("ip -n {name} link add eth0 type veth peer name port{host} netns {switch}"));
-            run(&format!("ip -n {switch} link set port{host} master br0 up"));
-            run(&format!("ip -n {name} addr add 10.77.0.{host}/24 dev eth0"));
-            run(&format!("ip -n {name} link set eth0 up"));
-            run(&format!("ip -n {name} link set lo up"));
-        }
-        network
-    }
-
-    fn namespace(&self, host: usize) -> String {
-        format!("{}n{host}", self.prefix)
-    }
-
-    /// Drops everything between a host and the others, in silence.
-    fn cut(&self, host: usize) {
-        let name = self.namespace(host);
-        run(&format!("ip netns exec {name} nft add table inet cut"));
-        for hook in ["input", "output"] {
-            let chain = format!(
-                "ip netns exec {name} nft add chain inet cut {hook} {{ type filter hook {hook} priority 0 ; policy accept ; }}"
-            );
-            run(&chain);
-            let side = if hook == "input" { "iifname" } else { "oifname" };
-            run(&format!("ip netns exec {name} nft add rule inet cut {hook} {side} eth0 drop"));
-        }
-    }
-
-    fn heal(&self, host: usize) {
-        run(&format!("ip netns exec {} nft delete table inet cut", self.namespace(host)));
-    }
-}
-
-impl Drop for Network {
-    fn drop(&mut self) {
-        for host in 0..=self.hosts {
-            // A namespace that was never made can't be removed; there is nothing to do about it.
-            let _removed = Command::new("ip").args(["netns", "del", &self.namespace(host)]).output();
-        }
-    }
-}
-
 fn cluster() -> (Network, TestCluster) {
     let network = Network::new(3);
-    let addresses: Vec<_> = (1..=3).map(|host| format!("10.77.0.{host}")).collect();
     let extra = "[sync]\ngather = \"100ms\"\ndelete_grace = \"100ms\"\n[tls]\ninsecure = true\n";
-    let mut cluster = TestCluster::with_addresses(THREE, &addresses, extra);
+    let mut cluster = TestCluster::with_addresses(THREE, &network.addresses(), extra);
     for (index, node) in cluster.nodes.iter_mut().enumerate() {
-        node.prefix = ["ip", "netns", "exec", &network.namespace(index + 1)].map(String::from).to_vec();
+        node.prefix = network.prefix(index + 1);
     }
     cluster.write(0, "default/api/a.xml", "<api/>");
     cluster.start_all();

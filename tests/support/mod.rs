@@ -4,14 +4,17 @@
 //! of every daemon's log. Leaves what is expected to the tests.
 #![allow(dead_code, clippy::unwrap_used, clippy::print_stderr)] // each test file uses a part of this
 
+pub mod leases;
+pub mod network;
 pub mod tree;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{Read, Write as _};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -69,6 +72,24 @@ fn network() -> String {
     format!("127.{}.{}", 1 + (pid % 250), 1 + ((pid / 250 + n * 7) % 250))
 }
 
+impl Node {
+    fn at(home: &Path, name: &str, role: &'static str, address: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            role,
+            address: format!("{address}:8730"),
+            http: format!("{address}:8731"),
+            root: home.join("synapse-configs"),
+            data: home.join("data"),
+            socket: home.join("syncd.sock"),
+            log: home.join("log"),
+            env: BTreeMap::new(),
+            prefix: Vec::new(),
+            child: None,
+        }
+    }
+}
+
 impl TestCluster {
     /// Nodes that are not running yet, with empty roots. `extra` is appended to the configuration file.
     pub fn new(nodes: &[(&str, &'static str)], extra: &str) -> Self {
@@ -91,24 +112,20 @@ impl TestCluster {
             .unwrap();
             let home = dir.path().join(name);
             fs::create_dir_all(home.join("synapse-configs")).unwrap();
-            made.push(Node {
-                name: (*name).to_owned(),
-                role,
-                address: format!("{address}:8730"),
-                http: format!("{address}:8731"),
-                root: home.join("synapse-configs"),
-                data: home.join("data"),
-                socket: home.join("syncd.sock"),
-                log: home.join("log"),
-                env: BTreeMap::new(),
-                prefix: Vec::new(),
-                child: None,
-            });
+            made.push(Node::at(&home, name, role, address));
         }
         text.push_str("\n[[root]]\nname = \"synapse-configs\"\npath = \"/set/by/the/environment\"\n");
         text.push_str(extra);
         fs::write(&config, text).unwrap();
         Self { dir, config, nodes: made }
+    }
+
+    /// One more host that the configuration does not list; its index.
+    pub fn add_host(&mut self, home: &str, name: &str, address: &str) -> usize {
+        let home = self.dir.path().join(home);
+        fs::create_dir_all(home.join("synapse-configs")).unwrap();
+        self.nodes.push(Node::at(&home, name, "worker", address));
+        self.nodes.len() - 1
     }
 
     pub fn start(&mut self, node: usize) {
@@ -213,6 +230,16 @@ impl TestCluster {
 
     pub fn status(&self, node: usize) -> Option<Value> {
         let answer = self.get(node, "/status").filter(|answer| answer.status == 200)?;
+        serde_json::from_str(&answer.body).ok()
+    }
+
+    /// Asks over the control socket, which needs no network; none when nobody answers in time.
+    pub fn get_control(&self, node: usize, path: &str) -> Option<Value> {
+        let mut stream = UnixStream::connect(&self.nodes[node].socket).ok()?;
+        let limit = Some(Duration::from_secs(1));
+        stream.set_read_timeout(limit).unwrap();
+        stream.set_write_timeout(limit).unwrap();
+        let answer = exchange(&mut stream, path).filter(|answer| answer.status == 200)?;
         serde_json::from_str(&answer.body).ok()
     }
 
@@ -356,6 +383,10 @@ pub fn get(address: &str, path: &str, limit: Duration) -> Option<Answer> {
     let mut stream = TcpStream::connect_timeout(&address, limit).ok()?;
     stream.set_read_timeout(Some(limit)).unwrap();
     stream.set_write_timeout(Some(limit)).unwrap();
+    exchange(&mut stream, path)
+}
+
+fn exchange(stream: &mut (impl Read + Write), path: &str) -> Option<Answer> {
     write!(stream, "GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").ok()?;
     let mut text = Vec::new();
     stream.read_to_end(&mut text).ok()?;
