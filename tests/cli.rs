@@ -155,7 +155,7 @@ fn status_exits_with_the_health() {
     let told = text(&output.stdout);
     assert_eq!(
         told.lines().next(),
-        Some("prod: all is well; generation 42 is on 2 of 2 nodes; manager gw1, epoch 7"),
+        Some("All is well: all 2 gateways serve generation 42; gw1 is manager"),
         "{told}"
     );
     let (output, _) = against(&[&status("ok", &GOOD)], &["status", "--json"]);

@@ -11,6 +11,7 @@ mod exit;
 mod history;
 mod http;
 mod output;
+mod portrait;
 mod quarantine;
 mod run;
 mod status;

@@ -2,6 +2,8 @@
 
 use std::io::{IsTerminal, Write};
 
+use anstream::{AutoStream, ColorChoice};
+
 /// A writer of text.
 pub(super) struct Output {
     writer: Box<dyn Write>,
@@ -9,11 +11,17 @@ pub(super) struct Output {
 }
 
 impl Output {
-    /// Standard output; colours on a terminal only, and not where `NO_COLOR` is set.
+    /// Standard output; colours on a terminal that knows them, and not where `NO_COLOR` is set.
     pub(super) fn stdout() -> Self {
-        let terminal = std::io::stdout().is_terminal();
-        let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        Self { writer: Box::new(std::io::stdout()), style: Style { terminal, colour } }
+        let stdout = std::io::stdout();
+        let terminal = stdout.is_terminal();
+        let colour = terminal && AutoStream::choice(&stdout) != ColorChoice::Never;
+        let size = terminal.then(|| terminal_size::terminal_size_of(&stdout)).flatten();
+        let (width, height) = match size {
+            Some((width, height)) => (Some(usize::from(width.0)), Some(usize::from(height.0))),
+            None => (None, None),
+        };
+        Self { writer: Box::new(stdout), style: Style { terminal, colour, width, height } }
     }
 
     /// Writes all of `text` now.
@@ -30,6 +38,10 @@ pub(super) struct Style {
     pub(super) terminal: bool,
     /// Colours may be used.
     pub(super) colour: bool,
+    /// Characters in a line; none where nobody counts.
+    pub(super) width: Option<usize>,
+    /// Lines that are seen at once; none where nobody counts.
+    pub(super) height: Option<usize>,
 }
 
 /// The colours that say something.
@@ -57,4 +69,38 @@ impl Style {
 /// What came from elsewhere, without what could command a terminal.
 pub(super) fn plain(text: &str) -> String {
     text.chars().map(|char| if char.is_control() { ' ' } else { char }).collect()
+}
+
+/// `text` in lines of at most `width` characters, those after the first indented. A longer word stays whole.
+pub(super) fn wrap(text: &str, width: Option<usize>, indent: &str) -> String {
+    let Some(width) = width else { return text.to_owned() };
+    let start = &text[..text.len() - text.trim_start().len()];
+    let (mut wrapped, mut column) = (start.to_owned(), start.len());
+    for (number, word) in text.split_whitespace().enumerate() {
+        let length = word.chars().count();
+        if number > 0 && column + 1 + length > width {
+            wrapped.push('\n');
+            wrapped.push_str(indent);
+            column = indent.len();
+        } else if number > 0 {
+            wrapped.push(' ');
+            column += 1;
+        }
+        wrapped.push_str(word);
+        column += length;
+    }
+    wrapped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::wrap;
+
+    #[test]
+    fn lines_are_cut_between_words() {
+        assert_eq!(wrap("a  b c", None, "  "), "a  b c");
+        assert_eq!(wrap("aa bb cc", Some(5), "  "), "aa bb\n  cc");
+        assert_eq!(wrap("  aa bb longest", Some(5), " "), "  aa\n bb\n longest");
+        assert_eq!(wrap("", Some(5), " "), "");
+    }
 }

@@ -6,6 +6,7 @@ use crate::cli::output::{Colour, Style, plain};
 pub(super) struct Table {
     heads: Vec<&'static str>,
     rows: Vec<Vec<Cell>>,
+    dispensable: Vec<&'static str>,
 }
 
 /// One field.
@@ -34,7 +35,12 @@ impl Cell {
 
 impl Table {
     pub(super) fn new(heads: &[&'static str]) -> Self {
-        Self { heads: heads.to_vec(), rows: Vec::new() }
+        Self { heads: heads.to_vec(), rows: Vec::new(), dispensable: Vec::new() }
+    }
+
+    /// Columns that are left out where lines are short, the first of them first.
+    pub(super) fn dispensable(self, heads: &[&'static str]) -> Self {
+        Self { dispensable: heads.to_vec(), ..self }
     }
 
     pub(super) fn row(&mut self, cells: Vec<Cell>) {
@@ -49,19 +55,27 @@ impl Table {
             fields.chain([self.heads[column].len()]).max().unwrap_or_default()
         };
         let widths: Vec<usize> = (0..self.heads.len()).map(width).collect();
+        let mut shown: Vec<usize> = (0..self.heads.len()).collect();
+        for head in &self.dispensable {
+            let total = shown.iter().map(|column| widths[*column] + 2).sum::<usize>();
+            if style.width.is_some_and(|width| total > width + 2) {
+                shown.retain(|column| self.heads[*column] != *head);
+            }
+        }
         let right =
             |column: usize| self.rows.first().and_then(|row| row.get(column)).is_some_and(|cell| cell.right);
         let pad = |text: &str, column: usize, right: bool| {
             let space = " ".repeat(widths[column].saturating_sub(text.chars().count()));
             if right { format!("{space}{text}") } else { format!("{text}{space}") }
         };
-        let head = self.heads.iter().enumerate().map(|(column, head)| pad(head, column, right(column)));
+        let head = shown.iter().map(|column| pad(self.heads[*column], *column, right(*column)));
         let mut lines = vec![head.collect::<Vec<_>>().join("  ").trim_end().to_owned()];
         for row in &self.rows {
-            let fields = row.iter().enumerate().map(|(column, cell)| {
-                let padded = pad(&cell.text, column, cell.right);
-                style.paint(&padded, cell.colour)
-            });
+            let fields =
+                shown.iter().filter_map(|column| Some((*column, row.get(*column)?))).map(|(column, cell)| {
+                    let padded = pad(&cell.text, column, cell.right);
+                    style.paint(&padded, cell.colour)
+                });
             lines.push(fields.collect::<Vec<_>>().join("  ").trim_end().to_owned());
         }
         lines.join("\n") + "\n"

@@ -8,8 +8,8 @@ use crate::cli::args::Status;
 use crate::cli::client::Client;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::Output;
-use crate::cli::status::ago;
 use crate::daemon::status::StatusReport;
+use crate::daemon::summary::span;
 use crate::model::NodeState;
 
 /// How often the status is looked at.
@@ -27,7 +27,7 @@ pub(super) async fn wait(client: &Client, args: &Status, output: &mut Output) ->
             let text = match args.json {
                 true => String::from_utf8_lossy(&json).trim_end().to_owned(),
                 false => {
-                    let waited = ago(begun.elapsed().as_secs_f64());
+                    let waited = span(begun.elapsed().as_secs_f64());
                     format!("generation {wanted} is on all {} nodes, after {waited}", report.nodes.len())
                 }
             };
@@ -69,7 +69,7 @@ fn laggards(report: &StatusReport, wanted: u64) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::status::tests::{node, report};
+    use crate::cli::portrait::tests::{node, report};
 
     #[test]
     fn those_behind_are_named_and_a_witness_only_holds() {

@@ -7,8 +7,8 @@
 use std::time::Duration;
 
 use prometheus::{
-    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
-    Opts, Registry, TextEncoder, process_collector::ProcessCollector,
+    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder, process_collector::ProcessCollector,
 };
 
 use crate::apply;
@@ -33,6 +33,10 @@ pub struct Metrics {
     quarantined_files: IntGauge,
     held_changes: IntGauge,
     watch_mode: IntGaugeVec,
+    unwatched_folders: IntGauge,
+    health: IntGauge,
+    drifted_files: IntGauge,
+    heard_seconds: GaugeVec,
     scan_seconds: Gauge,
     watch_overflows: IntCounter,
     elections: IntCounter,
@@ -67,8 +71,16 @@ pub struct Snapshot {
     pub quarantined: u64,
     /// Changes held.
     pub held: u64,
-    /// Whether every folder has a watch.
+    /// Folders without a watch, and whether any has one.
+    pub unwatched: u64,
+    /// Whether some folder has a watch.
     pub watching: bool,
+    /// What it all amounts to: 0, 1 or 2.
+    pub health: u8,
+    /// Files that differ from this node's generation.
+    pub drifted: u64,
+    /// How long ago each other member was heard, of those that ever were.
+    pub heard_seconds: Vec<(String, f64)>,
     /// How long the last walk took.
     pub scan_seconds: f64,
     /// Watch overflows since the start.
@@ -135,6 +147,15 @@ impl Metrics {
         )?;
         registry.register(Box::new(steps.clone()))?;
 
+        let heard = GaugeVec::new(
+            Opts::new(
+                "syncd_heard_seconds",
+                "How long ago this node heard that peer: the age of what it says of it",
+            ),
+            &["peer"],
+        )?;
+        registry.register(Box::new(heard.clone()))?;
+
         Ok(Self {
             is_manager: gauge("syncd_is_manager", "1 while this node's folder is the source")?,
             epoch: gauge("syncd_epoch", "The epoch of the manager in office")?,
@@ -155,9 +176,13 @@ impl Metrics {
             held_changes: gauge("syncd_held_changes", "Changes of the manager held back")?,
             watch_mode: gauges(
                 "syncd_watch_mode",
-                "1 for the way changes are noticed: native while every folder has a watch, poll else",
+                "1 for each way in which changes are noticed: native (events), poll (folders without a watch)",
                 &["mode"],
             )?,
+            unwatched_folders: gauge("syncd_unwatched_folders", "Folders without a watch, which are polled")?,
+            health: gauge("syncd_health", "The health of `syncd status`: 0 ok, 1 degraded, 2 critical")?,
+            drifted_files: gauge("syncd_drifted_files", "Files that differ from this node's generation now")?,
+            heard_seconds: heard,
             scan_seconds: float("syncd_scan_seconds", "How long the last walk over all roots took")?,
             watch_overflows: counter("syncd_watch_overflows_total", "Overflows of the kernel's event queue")?,
             elections: counter("syncd_elections_total", "Changes of the leader seen by this node")?,
@@ -201,7 +226,14 @@ impl Metrics {
         self.quarantined_files.set(int(now.quarantined));
         self.held_changes.set(int(now.held));
         self.watch_mode.with_label_values(&["native"]).set(i64::from(now.watching));
-        self.watch_mode.with_label_values(&["poll"]).set(i64::from(!now.watching));
+        self.watch_mode.with_label_values(&["poll"]).set(i64::from(now.unwatched > 0));
+        self.unwatched_folders.set(int(now.unwatched));
+        self.health.set(i64::from(now.health));
+        self.drifted_files.set(int(now.drifted));
+        self.heard_seconds.reset();
+        for (peer, seconds) in &now.heard_seconds {
+            self.heard_seconds.with_label_values(&[peer]).set(*seconds);
+        }
         self.scan_seconds.set(now.scan_seconds);
         self.watch_overflows.inc_by(now.watch_overflows.saturating_sub(self.watch_overflows.get()));
         self.elections.inc_by(now.elections.saturating_sub(self.elections.get()));

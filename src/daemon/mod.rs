@@ -6,6 +6,7 @@
 
 pub mod config;
 pub mod status;
+pub mod summary;
 pub mod telemetry;
 
 mod artifacts;

@@ -3,6 +3,8 @@
 use std::fmt::Write;
 
 use crate::daemon::status::{Health, StatusReport};
+use crate::daemon::summary::sentence;
+use crate::model::unix_ms;
 
 /// One page, refreshed by the browser every two seconds.
 #[must_use]
@@ -12,6 +14,7 @@ pub fn page(report: &StatusReport) -> String {
         Health::Degraded => ("degraded", "#9a6700"),
         Health::Critical => ("critical", "#cf222e"),
     };
+    let told = sentence(report, unix_ms());
     let mut rows = String::new();
     for node in &report.nodes {
         row(
@@ -59,15 +62,14 @@ pub fn page(report: &StatusReport) -> String {
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta http-equiv=\"refresh\" content=\"2\">\
          <title>{cluster}: {word}</title><style>body{{font:15px system-ui;margin:2rem}}table{{border-collapse:collapse;\
          margin:1rem 0}}td,th{{border:1px solid #ccc;padding:.3rem .6rem;text-align:left}}h1 b{{color:{colour}}}</style>\
-         <h1>{cluster}: <b>{word}</b></h1><p>Manager {manager}, generation {generation}, committed {committed}; as {node} \
-         sees it.</p>{nodes}{problems}</html>",
+         <h1>{cluster}: <b>{verdict}</b></h1><p>{reason}; as {node} sees it at {at}.</p>{nodes}{problems}</html>",
         cluster = escape(&report.cluster),
         word = health.0,
         colour = health.1,
-        manager = escape(report.manager.as_deref().unwrap_or("none")),
-        generation = report.generation.map_or_else(|| "none".to_owned(), |number| number.to_string()),
-        committed = escape(report.committed_at.as_deref().unwrap_or("never")),
+        verdict = told.verdict,
+        reason = escape(&told.reason),
         node = escape(&report.node),
+        at = escape(report.at.as_deref().unwrap_or("an unknown time")),
     )
 }
 

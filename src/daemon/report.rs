@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::apply::ApplyStatus;
 use crate::daemon::config::Config;
 use crate::inventory::Observed;
+use crate::inventory::Unwatched;
 use crate::model::{
     BootTime, ClusterState, NodeReport, NodeState, Problem, Role, RootReport, Seed, Severity, Standing,
 };
@@ -173,15 +174,37 @@ fn root_problems(inputs: &Inputs<'_>) -> Vec<Problem> {
             remedy: "give the daemon's user permission to read it, or repair the file system".to_owned(),
         });
     }
-    if !inputs.observed.watching && inputs.observed.complete && inputs.config.role() != Role::Witness {
-        problems.push(Problem::new(
-            Severity::Warning,
-            "watch-limit",
-            "some folders have no watch, so changes in them are found by polling".to_owned(),
-            "raise fs.inotify.max_user_watches with sysctl",
-        ));
+    if inputs.config.role() != Role::Witness {
+        problems.extend(inputs.observed.unwatched.as_ref().map(watch_limit));
+        if inputs.observed.overflowed_lately {
+            problems.push(Problem::new(
+                Severity::Info,
+                "watch-overflow",
+                "the kernel dropped events within the last ten minutes; everything was walked instead",
+                "if it happens often: sysctl -w fs.inotify.max_queued_events=65536, and that line in /etc/sysctl.d/60-syncd.conf",
+            ));
+        }
     }
     problems
+}
+
+fn watch_limit(unwatched: &Unwatched) -> Problem {
+    let Unwatched { folders, of, why, setting, polled_every } = unwatched;
+    let every = polled_every.as_secs_f64();
+    let message =
+        format!("{folders} of {of} folders have no watch, so they are polled every {every:.0} s: {why}");
+    let remedy = match setting {
+        Some(setting) => {
+            // Room for other programs of the same user, who share it.
+            let value = if setting.ends_with("instances") { 1024 } else { (of * 4).max(524_288) };
+            format!(
+                "sysctl -w {setting}={value}, and `{setting} = {value}` in /etc/sysctl.d/60-syncd.conf; then every \
+                 folder is watched by itself"
+            )
+        }
+        None => "see the daemon's log; it is tried again by itself".to_owned(),
+    };
+    Problem::new(Severity::Warning, "watch-limit", message, remedy)
 }
 
 fn formation_problems(inputs: &Inputs<'_>) -> Vec<Problem> {

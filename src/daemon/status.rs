@@ -32,6 +32,9 @@ pub struct StatusReport {
     pub health: Health,
     /// The node that says this.
     pub node: String,
+    /// When it was said, by that node's clock: RFC 3339 with milliseconds, UTC. Ages count from here.
+    #[serde(default)]
+    pub at: Option<String>,
     /// The manager in office.
     pub manager: Option<String>,
     /// The leader of the consensus that this node follows; need not be the manager.

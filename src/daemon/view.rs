@@ -14,7 +14,7 @@ use crate::daemon::status::{Health, HistoryRow, QuarantineRow, StatusReport, tim
 use crate::inventory::Observed;
 use crate::model::{
     BootTime, ClusterState, Coordinator, Entry, Epoch, Heard, HeardReport, Lease, NodeReport, NodeState,
-    Problem, Severity, Standing,
+    Problem, Severity, Standing, unix_ms,
 };
 use crate::store::{Store, StoreError};
 
@@ -22,7 +22,7 @@ use crate::store::{Store, StoreError};
 const UNHEARD: Duration = Duration::from_secs(3);
 
 /// Problems whose messages speak of nodes and roots, never of artifacts.
-const NAMES_NO_PATH: [&str; 12] = [
+const NAMES_NO_PATH: [&str; 13] = [
     "forming",
     "waiting",
     "needs-seed",
@@ -34,6 +34,7 @@ const NAMES_NO_PATH: [&str; 12] = [
     "root-emptied",
     "copied-root",
     "watch-limit",
+    "watch-overflow",
     "more-problems",
 ];
 
@@ -98,6 +99,7 @@ impl View {
             mode: "rsync".to_owned(),
             health: Health::Ok,
             node: own.name.clone(),
+            at: Some(time_text(unix_ms())),
             manager,
             leader: standing.leader.and_then(name_of),
             epoch: state.as_ref().map(|state| state.epoch()),
@@ -268,6 +270,8 @@ impl View {
         let observed = self.observed.borrow().clone();
         let status = self.status();
         let peers = status.nodes.iter().filter(|row| row.name != own.name);
+        let heard = peers.clone().filter_map(|row| Some((row.name.clone(), row.last_seen_seconds?)));
+        let unwatched = observed.unwatched.as_ref();
         let in_sync = own.digest.is_some() && own.digest == status.digest;
         self.metrics.text(&Snapshot {
             state: Some(own.state),
@@ -280,7 +284,11 @@ impl View {
             roots: own.roots.iter().map(|root| (root.name.clone(), root.files, root.bytes)).collect(),
             quarantined: own.quarantined.unwrap_or(0),
             held: own.held.unwrap_or(0),
-            watching: observed.watching,
+            unwatched: unwatched.map_or(0, |unwatched| unwatched.folders),
+            watching: unwatched.is_none_or(|unwatched| unwatched.folders < unwatched.of),
+            health: status.health as u8,
+            drifted: own.drifted.unwrap_or(0),
+            heard_seconds: heard.collect(),
             scan_seconds: observed.scan_seconds,
             watch_overflows: observed.overflows,
             elections: self.cluster.metrics().elections,

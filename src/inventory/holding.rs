@@ -1,6 +1,6 @@
 //! What one root holds, and what is known of each file in it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
@@ -75,6 +75,8 @@ pub(super) struct Holding {
     pub touched: BTreeMap<ArtifactPath, Instant>,
     /// Whether it must be walked again, although nothing may have happened in it.
     pub wants_walk: bool,
+    /// Folders without a watch; none stands for the root itself.
+    pub unwatched: BTreeSet<Option<ArtifactPath>>,
 }
 
 impl Holding {
@@ -93,6 +95,7 @@ impl Holding {
             failed: BTreeMap::new(),
             touched: BTreeMap::new(),
             wants_walk: false,
+            unwatched: BTreeSet::new(),
         }
     }
 
@@ -128,6 +131,13 @@ impl Holding {
         self.root = None;
         self.busy.clear();
         self.failed.clear();
+        self.unwatched.clear();
+    }
+
+    /// How many folders are known, itself included.
+    pub(super) fn folders(&self) -> u64 {
+        let known = self.manifest.iter().flat_map(Manifest::iter);
+        u64::from(self.root.is_some()) + known.filter(|(_, entry)| entry.is_folder()).count() as u64
     }
 
     /// The root is there, and was walked.

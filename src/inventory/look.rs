@@ -14,7 +14,7 @@ pub(super) struct Look<'a> {
     pub watcher: Option<&'a Watcher>,
     /// When the sweep began.
     pub now: Instant,
-    /// The first folder that can't be watched.
+    /// Why the first folder that has no watch can't be watched.
     pub unwatched: Option<WatchError>,
 }
 
@@ -177,16 +177,31 @@ impl Look<'_> {
         self.conclude(holding, draft, walk, former, busy, failed);
     }
 
-    fn walk(&mut self, holding: &Holding, root: &Root, from: Option<&ArtifactPath>, cached: bool) -> Walk {
+    fn walk(
+        &mut self,
+        holding: &mut Holding,
+        root: &Root,
+        from: Option<&ArtifactPath>,
+        cached: bool,
+    ) -> Walk {
+        let mut unwatched = std::mem::take(&mut holding.unwatched);
+        if let Some(from) = from {
+            forget_below(&mut unwatched, from);
+        } else {
+            unwatched.clear();
+        }
         let cache = |path: &ArtifactPath| holding.seen.get(path).filter(|_| cached).cloned();
         let mut enter = |entered: Entered<'_>| {
             if let Some(watcher) = self.watcher
                 && let Err(error) = watcher.watch(root.name(), entered.folder, entered.handle)
             {
+                unwatched.insert(entered.folder.cloned());
                 self.unwatched.get_or_insert(error);
             }
         };
-        tree::walk(root, &holding.matcher, &cache, &mut enter, from)
+        let walk = tree::walk(root, &holding.matcher, &cache, &mut enter, from);
+        holding.unwatched = unwatched;
+        walk
     }
 
     /// Puts what a walk found into the draft. `former`, `busy` and `failed` are what was known where it went.
@@ -256,6 +271,7 @@ impl Look<'_> {
         }
         holding.busy.retain(|other, _| other != path && !other.is_below(path));
         holding.failed.retain(|other, _| other != path && !other.is_below(path));
+        forget_below(&mut holding.unwatched, path);
         holding.seen.remove(path);
         if draft.get(holding, path).is_some() {
             draft.remove(path.clone());
@@ -265,6 +281,14 @@ impl Look<'_> {
     fn busy(&mut self, holding: &mut Holding, path: ArtifactPath) {
         holding.failed.remove(&path);
         holding.busy.entry(path).or_insert_with(|| Busy::since(self.now)).looked_at(Instant::now());
+    }
+}
+
+/// Takes `folder` and all that is below it out.
+fn forget_below(unwatched: &mut BTreeSet<Option<ArtifactPath>>, folder: &ArtifactPath) {
+    if !unwatched.is_empty() {
+        unwatched
+            .retain(|other| other.as_ref().is_none_or(|other| other != folder && !other.is_below(folder)));
     }
 }
 

@@ -6,6 +6,7 @@
 //! - What can't be read, is being written, or lies in a root that is missing never looks like a delete: the manifest
 //!   keeps what was last seen there, and `busy`, `failed` or `missing` says so.
 //! - A root that was never seen is not in the forest; one that was seen empty is there, and empty.
+//! - A folder that can't be watched is polled: what is found there late is found all the same, and `unwatched` says so.
 //! - A state is published after every look, and contains everything that was reported before the look began.
 //!
 //! Leaves what follows from a state to the features that share it; changes no file.
@@ -18,7 +19,7 @@ mod state;
 mod task;
 
 pub use handle::InventoryHandle;
-pub use observed::{Observed, RootState};
+pub use observed::{Observed, RootState, Unwatched};
 pub use task::{InventoryTask, new};
 
 use std::path::PathBuf;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -26,10 +27,27 @@ pub struct Observed {
     pub failed: BTreeMap<Place, String>,
     /// How often the kernel lost events.
     pub overflows: u64,
-    /// Whether every folder is watched; if not, some changes are noticed by the next walk only.
-    pub watching: bool,
+    /// Whether it did within the last ten minutes.
+    pub overflowed_lately: bool,
+    /// What has no watch, so that changes there are found by polling; none while every folder has one.
+    pub unwatched: Option<Unwatched>,
     /// How long the last walk of everything took.
     pub scan_seconds: f64,
+}
+
+/// Folders without a watch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unwatched {
+    /// How many.
+    pub folders: u64,
+    /// Of how many.
+    pub of: u64,
+    /// Why.
+    pub why: String,
+    /// The kernel's setting to be raised; none when that is not the cause.
+    pub setting: Option<&'static str>,
+    /// How often they are looked at.
+    pub polled_every: Duration,
 }
 
 impl Observed {

@@ -8,14 +8,21 @@ use tokio::time::Instant;
 
 use crate::inventory::holding::{Holding, with_causes};
 use crate::inventory::look::Look;
-use crate::inventory::{Config, Observed, RootState};
+use crate::inventory::{Config, Observed, RootState, Unwatched};
 use crate::model::{ArtifactPath, Forest, Place, RootName, RootRules, Rules};
 use crate::plan::{Matcher, PatternError};
 use crate::tree::Seen;
-use crate::watcher::{ChangeSet, Watcher};
+use crate::watcher::{ChangeSet, WatchError, Watcher};
 
 /// How long it is remembered that something happened at a place.
 const TOUCHED_FOR: Duration = Duration::from_secs(60);
+
+/// How often folders without a watch are looked at, at the most.
+const POLL_EVERY: Duration = Duration::from_secs(2);
+/// Looking at them takes at most this part of the time.
+const POLL_SHARE: u32 = 20;
+/// How long an overflow is told.
+const OVERFLOW_TOLD_FOR: Duration = Duration::from_secs(600);
 
 /// What somebody just wrote.
 pub(super) type Applied = Vec<(Place, Option<Seen>)>;
@@ -43,6 +50,8 @@ pub(super) struct Job {
     pub applied: Applied,
     /// What was reported.
     pub changes: ChangeSet,
+    /// Look at what has no watch.
+    pub poll: bool,
 }
 
 /// What all roots hold.
@@ -50,12 +59,20 @@ pub(super) struct State {
     holdings: BTreeMap<RootName, Holding>,
     watcher: Option<Arc<Watcher>>,
     complete: bool,
-    watching: bool,
     scan_seconds: f64,
+    /// Why there are folders without a watch, and the setting to be raised.
+    why: Option<(String, Option<&'static str>)>,
+    poll_due: Option<Instant>,
+    polled_every: Duration,
+    /// How many overflows were seen, and when the last one was.
+    overflows: (u64, Option<Instant>),
 }
 
 impl State {
-    pub(super) fn new(config: &Config, watcher: Option<Arc<Watcher>>) -> Result<Self, PatternError> {
+    pub(super) fn new(
+        config: &Config,
+        watcher: Result<Arc<Watcher>, WatchError>,
+    ) -> Result<Self, PatternError> {
         let mut book = RuleBook::new(&config.rules)?;
         let none = (Matcher::new(&RootRules::default())?, RootRules::default());
         let holdings = config
@@ -66,12 +83,45 @@ impl State {
                 (root.name.clone(), Holding::new(root.clone(), matcher, rules))
             })
             .collect();
-        Ok(Self { holdings, watching: watcher.is_some(), watcher, complete: false, scan_seconds: 0.0 })
+        let mut state = Self {
+            holdings,
+            watcher: None,
+            complete: false,
+            scan_seconds: 0.0,
+            why: None,
+            poll_due: None,
+            polled_every: POLL_EVERY,
+            overflows: (0, None),
+        };
+        state.watch_by(watcher);
+        Ok(state)
     }
 
-    /// Whether every folder is watched.
-    pub(super) fn watching(&self) -> bool {
-        self.watching
+    /// Watches by `watcher` from the next walk on, or says why nothing can be watched.
+    pub(super) fn watch_by(&mut self, watcher: Result<Arc<Watcher>, WatchError>) {
+        self.overflows.0 = 0;
+        match watcher {
+            Ok(watcher) => self.watcher = Some(watcher),
+            Err(error) => {
+                self.watcher = None;
+                self.unwatched_because(Some(error));
+            }
+        }
+    }
+
+    /// Whether there is nothing to watch with.
+    pub(super) fn is_blind(&self) -> bool {
+        self.watcher.as_ref().is_none_or(|watcher| watcher.ended())
+    }
+
+    /// When what has no watch is to be looked at; none while everything has one.
+    pub(super) fn poll_due(&self) -> Option<Instant> {
+        self.poll_due
+    }
+
+    #[cfg(test)]
+    pub(super) fn watcher(&self) -> &Watcher {
+        self.watcher.as_deref().unwrap()
     }
 
     /// When the next busy file is to be looked at.
@@ -111,6 +161,9 @@ impl State {
             }
         }
         let mut places = self.places_of(job.changes, now);
+        if job.poll {
+            self.add_unwatched(&mut places);
+        }
         let mut applied = by_root(job.applied);
         let watcher = self.watcher.clone();
         let mut look = Look { watcher: watcher.as_deref(), now, unwatched: None };
@@ -135,17 +188,22 @@ impl State {
             self.scan_seconds = now.elapsed().as_secs_f64();
             self.complete = true;
         }
-        self.note_watching(walk.is_some(), unwatched);
+        self.note_unwatched(unwatched, job.poll || walk.is_some(), now);
         news
     }
 
     /// What there is to tell.
     pub(super) fn observed(&mut self) -> Observed {
         let now = Instant::now();
+        let overflows = self.watcher.as_ref().map_or(0, |watcher| watcher.overflows());
+        if overflows > self.overflows.0 {
+            self.overflows = (overflows, Some(now));
+        }
         let mut observed = Observed {
             complete: self.complete,
-            overflows: self.watcher.as_ref().map_or(0, |watcher| watcher.overflows()),
-            watching: self.watching,
+            overflows: self.overflows.0,
+            overflowed_lately: self.overflows.1.is_some_and(|at| now - at < OVERFLOW_TOLD_FOR),
+            unwatched: self.unwatched(),
             scan_seconds: self.scan_seconds,
             ..Observed::default()
         };
@@ -201,19 +259,69 @@ impl State {
         due
     }
 
-    fn note_watching(&mut self, walked: bool, unwatched: Option<crate::watcher::WatchError>) {
-        match unwatched {
-            Some(error) => {
-                if self.watching {
-                    tracing::warn!(why = %with_causes(&error), "not every folder is watched, walking more often");
+    /// Adds the folders that have no watch, with what is in them.
+    fn add_unwatched(&self, due: &mut BTreeMap<RootName, Due>) {
+        for (name, holding) in self.holdings.iter().filter(|(_, holding)| !holding.unwatched.is_empty()) {
+            let due = due.entry(name.clone()).or_default();
+            for folder in &holding.unwatched {
+                match folder {
+                    None => due.whole = true,
+                    Some(folder) => {
+                        due.places.insert(folder.clone());
+                        due.deep.insert(folder.clone());
+                    }
                 }
-                self.watching = false;
             }
-            None if walked => {
-                self.watching = self.watcher.as_ref().is_some_and(|watcher| !watcher.ended());
-            }
-            None => {}
         }
+    }
+
+    /// After a sweep that began at `begun`: what has no watch now, and when it is looked at again.
+    fn note_unwatched(&mut self, error: Option<WatchError>, looked_at_all: bool, begun: Instant) {
+        let blind = self.is_blind();
+        let all_watched = !blind && self.holdings.values().all(|holding| holding.unwatched.is_empty());
+        if all_watched {
+            if self.why.take().is_some() {
+                tracing::info!("every folder is watched again");
+            }
+            self.poll_due = None;
+            return;
+        }
+        if error.is_some() {
+            self.unwatched_because(error);
+        } else if blind && self.why.is_none() {
+            let why = "the kernel's events can't be read any more".to_owned();
+            tracing::warn!(why, "nothing is watched, polling");
+            self.why = Some((why, None));
+        }
+        if looked_at_all || self.poll_due.is_none() {
+            // However large the part without a watch is: most of the time is not spent on it.
+            self.polled_every = (begun.elapsed() * POLL_SHARE).max(POLL_EVERY);
+            self.poll_due = Some(Instant::now() + self.polled_every);
+        }
+    }
+
+    fn unwatched_because(&mut self, error: Option<WatchError>) {
+        let Some(error) = error else { return };
+        if self.why.is_none() {
+            tracing::warn!(why = with_causes(&error), "not every folder is watched, the rest is polled");
+        }
+        // Everyone may read it, so it names no path.
+        let why = match (error.setting(), std::error::Error::source(&error)) {
+            (Some(setting), _) => format!("{setting} is reached"),
+            (None, Some(source)) => source.to_string(),
+            (None, None) => error.to_string(),
+        };
+        self.why = Some((why, error.setting()));
+    }
+
+    fn unwatched(&self) -> Option<Unwatched> {
+        let (why, setting) = self.why.clone()?;
+        let of: u64 = self.holdings.values().map(Holding::folders).sum();
+        let folders = match self.is_blind() {
+            true => of,
+            false => self.holdings.values().map(|holding| holding.unwatched.len() as u64).sum(),
+        };
+        Some(Unwatched { folders, of, why, setting, polled_every: self.polled_every })
     }
 }
 

@@ -16,8 +16,6 @@ use crate::watcher::{ChangeSet, Changes, Watcher};
 
 /// How often it is checked that the roots are the ones that were opened.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
-/// How often everything is walked while not everything is watched.
-const POLL_EVERY: Duration = Duration::from_secs(2);
 /// Requests that may wait.
 const REQUESTS_MAX: usize = 64;
 
@@ -35,14 +33,8 @@ pub struct InventoryTask {
 /// # Errors
 /// [`PatternError`] when a pattern of the rules is none.
 pub fn new(config: Config) -> Result<(InventoryHandle, InventoryTask), PatternError> {
-    let watcher = match Watcher::new() {
-        Ok(watcher) => Some(Arc::new(watcher)),
-        Err(error) => {
-            tracing::warn!(why = %crate::inventory::holding::with_causes(&error), "nothing is watched, walking more often");
-            None
-        }
-    };
-    let changes = watcher.as_ref().map(|watcher| watcher.changes());
+    let watcher = Watcher::new().map(Arc::new);
+    let changes = watcher.as_ref().ok().map(|watcher| watcher.changes());
     let mut state = State::new(&config, watcher)?;
     let (observed, receiver) = watch::channel(Arc::new(state.observed()));
     let (sender, requests) = mpsc::channel(REQUESTS_MAX);
@@ -61,6 +53,12 @@ impl InventoryTask {
         let mut waiting = Vec::new();
         let mut next_walk = Instant::now();
         loop {
+            if job.poll && state.is_blind() {
+                let watcher = Watcher::new().map(Arc::new);
+                changes = watcher.as_ref().ok().map(|watcher| watcher.changes());
+                state.watch_by(watcher);
+                job.walk.get_or_insert(true);
+            }
             let walks = job.walk.is_some();
             let sweep = tokio::task::spawn_blocking(move || {
                 let news = state.sweep(job);
@@ -72,10 +70,8 @@ impl InventoryTask {
                 () = stop.cancelled() => return Ok(()),
                 done = sweep => done.map_err(|source| InventoryError::Look { source })?,
             };
-            let now = Instant::now();
-            if walks || !state.watching() {
-                let every = if state.watching() { rescan_every } else { rescan_every.min(POLL_EVERY) };
-                next_walk = if walks { now + every } else { next_walk.min(now + every) };
+            if walks {
+                next_walk = Instant::now() + rescan_every;
             }
             if news || walks || !waiting.is_empty() {
                 publish(&mut state, &observed, std::mem::take(&mut waiting));
@@ -110,7 +106,9 @@ async fn next_job(
     let check = Instant::now() + CHECK_EVERY;
     let mut closed = false;
     loop {
-        let deadline = state.next_busy().map_or(check, |busy| busy.min(check)).min(next_walk);
+        let poll = state.poll_due();
+        let deadline =
+            [state.next_busy(), poll].into_iter().flatten().fold(check.min(next_walk), Instant::min);
         let (mut job, mut waiting) = (Job::default(), Vec::new());
         let due = tokio::select! {
             asked = requests.recv(), if !closed => {
@@ -133,8 +131,9 @@ async fn next_job(
         if now >= next_walk && job.walk.is_none() {
             job.walk = Some(true);
         }
+        job.poll = poll.is_some_and(|poll| now >= poll);
         state.postpone_busy(&mut job.changes, now);
-        if due || !waiting.is_empty() || job.walk.is_some() || !job.changes.is_empty() {
+        if due || !waiting.is_empty() || job.walk.is_some() || job.poll || !job.changes.is_empty() {
             return (job, waiting);
         }
     }

@@ -111,7 +111,7 @@ async fn the_first_scan_sees_everything_and_edits_follow() {
     .await;
     let first = Arc::clone(&rig.observed.borrow());
     assert_eq!(first.forest.iter().count(), 4);
-    assert!(first.watching && first.touched.is_empty() && first.roots[&name()].root.is_some());
+    assert!(first.unwatched.is_none() && first.touched.is_empty() && first.roots[&name()].root.is_some());
     fs::write(rig.path.join("default/api/a.xml"), "2").unwrap();
     let next = rig.until_content(b"default/api/a.xml", b"2").await;
     assert!(next.touched.contains_key(&place(b"default/api/a.xml")));
@@ -368,6 +368,10 @@ async fn a_root_that_was_never_there_is_not_in_the_forest() {
     tokio::time::timeout(LONG, came).await.expect("never seen").unwrap();
 }
 
+fn no_watches() -> crate::watcher::WatchError {
+    crate::watcher::WatchError::Start { source: rustix::io::Errno::MFILE.into() }
+}
+
 /// One root in a state that nothing is reported to.
 fn unwatched() -> (tempfile::TempDir, PathBuf, state::State) {
     let outside = tempfile::tempdir().unwrap();
@@ -375,7 +379,7 @@ fn unwatched() -> (tempfile::TempDir, PathBuf, state::State) {
     fs::create_dir(&path).unwrap();
     let roots = vec![RootConfig { name: name(), path: path.clone(), optional: false }];
     let config = Config { roots, rules: Rules::default(), rescan_every: LONG };
-    let mut state = state::State::new(&config, None).unwrap();
+    let mut state = state::State::new(&config, Err(no_watches())).unwrap();
     state.sweep(state::Job::default());
     (outside, path, state)
 }
@@ -432,7 +436,7 @@ async fn a_handle_answers_even_after_the_end() {
 #[tokio::test]
 async fn a_lost_event_is_found_by_the_next_walk() {
     let (_outside, path, mut state) = unwatched();
-    assert!(!state.watching() && state.observed().complete);
+    assert!(state.is_blind() && state.observed().complete);
     fs::write(path.join("x"), "1").unwrap();
     assert!(state.observed().forest.get(&place(b"x")).is_none());
     state.sweep(state::Job { walk: Some(true), ..state::Job::default() });
@@ -485,7 +489,7 @@ async fn events_alone_keep_up_with_random_edits() {
         let fresh = {
             let roots = vec![RootConfig { name: name(), path: rig.path.clone(), optional: false }];
             let config = Config { roots, rules: Rules::default(), rescan_every: LONG };
-            let mut state = state::State::new(&config, None).unwrap();
+            let mut state = state::State::new(&config, Err(no_watches())).unwrap();
             state.sweep(state::Job::default());
             state.observed().forest
         };
@@ -494,4 +498,66 @@ async fn events_alone_keep_up_with_random_edits() {
         let differing = || seen.forest.edits(&fresh);
         assert!(caught_up.is_ok(), "seed {seed}, round {round}: {:?}", differing());
     }
+}
+
+/// A state whose watcher takes so many folders, over `a/b`, `c` and `d` with a file in each.
+fn limited(folders: usize) -> (tempfile::TempDir, PathBuf, state::State) {
+    let outside = tempfile::tempdir().unwrap();
+    let path = outside.path().join("root");
+    for folder in ["a/b", "c", "d"] {
+        fs::create_dir_all(path.join(folder)).unwrap();
+        fs::write(path.join(folder).join("x"), "1").unwrap();
+    }
+    let config = Config {
+        roots: vec![RootConfig { name: name(), path: path.clone(), optional: false }],
+        rules: rules(&[]),
+        rescan_every: LONG,
+    };
+    let mut state = state::State::new(&config, crate::watcher::Watcher::new().map(Arc::new)).unwrap();
+    state.watcher().limit(folders);
+    state.sweep(state::Job { walk: Some(true), ..state::Job::default() });
+    (outside, path, state)
+}
+
+#[tokio::test]
+async fn what_cannot_be_watched_is_polled_and_watched_when_it_can() {
+    let poll = || state::Job { poll: true, ..state::Job::default() };
+    let (_outside, path, mut state) = limited(1);
+    let first = state.observed();
+    let unwatched = first.unwatched.clone().unwrap();
+    assert_eq!((unwatched.folders, unwatched.of), (4, 5));
+    assert_eq!(unwatched.setting, Some("fs.inotify.max_user_watches"));
+    assert!(!unwatched.why.contains("r:"), "it names no path: {}", unwatched.why);
+    assert_eq!(first.forest.files(), 3, "what has no watch is seen all the same");
+    assert!(state.poll_due().is_some());
+    for folder in ["a/b", "c", "d"] {
+        fs::write(path.join(folder).join("x"), "changed").unwrap();
+        fs::write(path.join(folder).join("new"), "1").unwrap();
+    }
+    // A folder that goes is none without a watch any more.
+    fs::remove_dir_all(path.join("d")).unwrap();
+    state.sweep(poll());
+    let seen = state.observed();
+    let polled = seen.forest.iter().filter(|(place, _)| place.path.to_string().ends_with("new")).count();
+    assert_eq!(polled, 2, "{seen:?}");
+    assert_eq!(seen.unwatched.unwrap().folders, 3);
+    state.watcher().limit(usize::MAX);
+    state.sweep(poll());
+    let seen = state.observed();
+    assert_eq!(seen.unwatched, None, "it recovers by itself");
+    assert_eq!(state.poll_due(), None);
+}
+
+#[tokio::test]
+async fn without_any_watch_everything_is_polled() {
+    let (_outside, path, mut state) = limited(0);
+    assert_eq!(state.observed().unwatched.unwrap().folders, 5);
+    fs::write(path.join("c/x"), "changed").unwrap();
+    state.sweep(state::Job { poll: true, ..state::Job::default() });
+    let changed = state.observed().forest.get(&place(b"c/x")).and_then(Entry::content);
+    assert_eq!(changed, Some(ContentHash::of(b"changed")));
+    state.watch_by(Err(no_watches()));
+    state.sweep(state::Job { walk: Some(true), ..state::Job::default() });
+    let unwatched = state.observed().unwatched.unwrap();
+    assert_eq!((unwatched.folders, unwatched.setting), (5, Some("fs.inotify.max_user_instances")));
 }

@@ -3,7 +3,7 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fd::{BorrowedFd, OwnedFd};
@@ -56,6 +56,21 @@ pub enum WatchError {
     },
 }
 
+impl WatchError {
+    /// The setting of the kernel that has to be raised; none when that is not the cause.
+    #[must_use]
+    pub fn setting(&self) -> Option<&'static str> {
+        match self {
+            Self::Start { source } => {
+                let many = source.raw_os_error() == Some(Errno::MFILE.raw_os_error());
+                many.then_some("fs.inotify.max_user_instances")
+            }
+            Self::Limit { .. } => Some("fs.inotify.max_user_watches"),
+            Self::Folder { .. } => None,
+        }
+    }
+}
+
 /// Watches folders, each by itself.
 #[derive(Debug)]
 pub struct Watcher {
@@ -79,6 +94,9 @@ struct Shared {
     state: Mutex<State>,
     arrived: Notify,
     overflows: AtomicU64,
+    /// How many folders may be watched, besides what the kernel says: for tests, which can't lower its limit for
+    /// themselves alone.
+    folders_max: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -104,6 +122,7 @@ impl Watcher {
             state: Mutex::default(),
             arrived: Notify::new(),
             overflows: AtomicU64::new(0),
+            folders_max: AtomicUsize::new(usize::MAX),
         });
         let reader = Arc::clone(&shared);
         std::thread::Builder::new()
@@ -128,9 +147,14 @@ impl Watcher {
         let path = format!("/proc/self/fd/{}", handle.as_raw_fd());
         // Held until the name is known, so that no event comes in between.
         let mut state = self.shared.state();
+        let name = (root.clone(), folder.cloned());
+        if state.watches.len() >= self.shared.folders_max.load(Ordering::Relaxed) && !state.watches.has(&name)
+        {
+            return Err(failed(root, folder, Errno::NOSPC));
+        }
         match inotify::add_watch(&self.shared.queue, path, WANTED) {
             Ok(watch) => {
-                state.watches.insert(watch, (root.clone(), folder.cloned()));
+                state.watches.insert(watch, name);
                 Ok(())
             }
             Err(errno) => Err(failed(root, folder, errno)),
@@ -148,6 +172,12 @@ impl Watcher {
     #[must_use]
     pub fn changes(&self) -> Changes {
         Changes { shared: Arc::clone(&self.shared) }
+    }
+
+    /// From now on no more folders than this are watched.
+    #[cfg(test)]
+    pub(crate) fn limit(&self, folders: usize) {
+        self.shared.folders_max.store(folders, Ordering::Relaxed);
     }
 
     /// Whether nothing will be reported any more, because events can't be read.

@@ -28,6 +28,15 @@ impl Watches {
         self.folders.insert(watch, folder);
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.folders.len()
+    }
+
+    /// Whether the folder has a watch under this name.
+    pub(super) fn has(&self, folder: &Folder) -> bool {
+        self.folders.values().any(|known| known == folder)
+    }
+
     /// Forgets all watches of `root`, and names them.
     pub(super) fn remove_root(&mut self, root: &RootName) -> Vec<i32> {
         self.remove(|(name, _)| name == root)

@@ -235,6 +235,10 @@ fn a_watcher_that_is_dropped_ends_its_thread() {
 fn a_limit_names_its_setting() {
     let error = failed(&root(), Some(&path(b"a")), Errno::NOSPC);
     assert_eq!(error.to_string(), "can't watch r:a: the limit is reached, raise fs.inotify.max_user_watches");
+    assert_eq!(error.setting(), Some("fs.inotify.max_user_watches"));
+    let start = |errno: Errno| WatchError::Start { source: errno.into() }.setting();
+    assert_eq!(start(Errno::MFILE), Some("fs.inotify.max_user_instances"));
+    assert_eq!(start(Errno::NOMEM), None);
     let watcher = Watcher::new().unwrap();
     let file = tempfile::tempfile().unwrap();
     let error = watcher.watch(&root(), None, file.as_fd()).unwrap_err();
@@ -253,6 +257,7 @@ fn events_that_cannot_be_read_are_told() {
         state: Mutex::default(),
         arrived: Notify::new(),
         overflows: AtomicU64::new(0),
+        folders_max: AtomicUsize::new(usize::MAX),
     };
     shared.read_all();
     let watcher = Watcher { shared: Arc::new(shared) };
