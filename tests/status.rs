@@ -7,7 +7,6 @@
 
 mod support;
 
-use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
@@ -95,7 +94,8 @@ fn assert_agreement(cluster: &TestCluster, node: usize) -> Value {
     }
     for problem in json["problems"].as_array().unwrap() {
         assert!(text.contains(problem["code"].as_str().unwrap()), "{problem} in {text}");
-        let first_words = problem["remedy"].as_str().unwrap().split(' ').take(3).collect::<Vec<_>>().join(" ");
+        let first_words =
+            problem["remedy"].as_str().unwrap().split(' ').take(3).collect::<Vec<_>>().join(" ");
         assert!(text.contains(&first_words), "{problem} in {text}");
     }
     json
@@ -108,9 +108,7 @@ fn text_json_and_metrics_agree_and_say_how_old_they_are() {
     cluster.start_all();
     cluster.wait_in_sync(&[0, 1, 2], LONG);
     assert_eq!(cluster.wait_manager(LONG), 0);
-    cluster.wait("all to be well", LONG, || {
-        cluster.status(0).is_some_and(|status| status["health"] == "ok")
-    });
+    cluster.wait("all to be well", LONG, || cluster.status(0).is_some_and(|status| status["health"] == "ok"));
     let json = assert_agreement(&cluster, 0);
     assert_eq!(json["health"], "ok");
 
@@ -138,7 +136,8 @@ fn what_the_kernel_will_not_watch_is_polled_until_it_does() {
         cluster.write(0, &format!("default/{folder}/x.xml"), "<x/>");
     }
     let limits = "echo 4 >/proc/sys/user/max_inotify_watches && exec \"$@\"";
-    cluster.nodes[1].prefix = ["unshare", "--user", "--map-root-user", "sh", "-c", limits, "sh"].map(Into::into).into();
+    cluster.nodes[1].prefix =
+        ["unshare", "--user", "--map-root-user", "sh", "-c", limits, "sh"].map(Into::into).into();
     cluster.start_all();
     cluster.wait_in_sync(&[0, 1, 2], LONG);
     cluster.wait("the limit to be told", LONG, || {
@@ -146,7 +145,9 @@ fn what_the_kernel_will_not_watch_is_polled_until_it_does() {
     });
     let (code, text, _) = cluster.cli(1, &["status"]);
     assert_eq!(code, 1, "{text}");
-    for part in ["of 8 folders have no watch", "sysctl -w fs.inotify.max_user_watches=524288", "polled every 2 s"] {
+    for part in
+        ["of 8 folders have no watch", "sysctl -w fs.inotify.max_user_watches=524288", "polled every 2 s"]
+    {
         assert!(text.contains(part), "{part}: {text}");
     }
     let metrics = cluster.get(1, "/metrics").unwrap().body;
@@ -176,6 +177,9 @@ fn what_the_kernel_will_not_watch_is_polled_until_it_does() {
     cluster.wait("the problem to go", LONG, || {
         cluster.status(1).is_some_and(|status| !has_problem(&status, "watch-limit"))
     });
-    fs::remove_file(cluster.nodes[1].root.join("default/tasks/x.xml")).unwrap();
+    cluster.write(1, "default/tasks/again.xml", "<by-hand/>");
+    cluster.wait("one more file in quarantine", LONG, || {
+        cluster.status(1).is_some_and(|status| row(&status, "gw2").unwrap()["quarantined"] == 7)
+    });
     cluster.wait_equal(&[0, 1, 2], LONG);
 }
