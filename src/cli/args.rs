@@ -33,6 +33,12 @@ pub(super) enum Command {
     /// Local content that was replaced on this node
     #[command(subcommand)]
     Quarantine(QuarantineCommand),
+    /// Nothing is published, applied or reverted on any node, until `syncd resume`
+    ///
+    /// Managers are still appointed, and no gateway is taken out of the load balancer for it.
+    Pause(Reach),
+    /// Ends `syncd pause`: what was written meanwhile goes out, what drifted is reverted
+    Resume(Reach),
     /// Three real daemons on this host: publish, catch up, fail over; cleans up
     ///
     /// Runs in a temporary folder and on loopback only, needs no configuration and changes nothing else. Exits with 0

@@ -10,6 +10,7 @@ mod demo;
 mod exit;
 mod history;
 mod http;
+mod orders;
 mod output;
 mod portrait;
 mod quarantine;
@@ -72,6 +73,14 @@ fn obey(args: Args) -> Result<Exit, Failure> {
         Command::Quarantine(QuarantineCommand::List(list)) => {
             let client = client(&file, &list.reach)?;
             wait_for(quarantine::list(&client, &list, &mut output))
+        }
+        Command::Pause(reach) => {
+            let client = client(&file, &reach)?;
+            wait_for(orders::pause(&client, &mut output))
+        }
+        Command::Resume(reach) => {
+            let client = client(&file, &reach)?;
+            wait_for(orders::resume(&client, &mut output))
         }
         Command::Demo => wait_for(demo::demo(&mut output)),
     }

@@ -9,13 +9,15 @@ use futures::future::BoxFuture;
 use tokio::sync::{oneshot, watch};
 
 use crate::cluster::confirm;
+use crate::cluster::orders;
 use crate::cluster::record::{self, Kind};
 use crate::cluster::renew::{self, RENEWAL_MAX};
 use crate::cluster::service::Service;
 use crate::cluster::shared::Shared;
 use crate::cluster::types::{Command, Response};
 use crate::model::{
-    ClusterState, Commit, CommitOutcome, Coordinator, Lease, NodeId, Standing, UnknownOutcome,
+    ClusterState, Commit, CommitOutcome, Coordinator, Lease, NodeId, Order, OrderError, OrderOutcome,
+    Standing, UnknownOutcome,
 };
 use crate::rpc::{self, CONTROL_BYTES_MAX, Me, RAFT_BYTES_MAX};
 use crate::wire::proto::CommitRequest;
@@ -172,5 +174,9 @@ impl Coordinator for Cluster {
             tokio::time::timeout(RENEWAL_MAX, answer).await.ok()?.ok().flatten()
         }
         .boxed()
+    }
+
+    fn order(&self, order: Order) -> BoxFuture<'_, Result<OrderOutcome, OrderError>> {
+        orders::ask(&self.0, order).boxed()
     }
 }

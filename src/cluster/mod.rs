@@ -8,7 +8,8 @@
 //!
 //! From the bottom: `record` (encoding) and `db` (the file), `log_store` and `state_machine` (openraft's storage,
 //! `state` its pure half), `network` and `service` (both ends of the transport), `formation` (until there is a log),
-//! `leader` around `appoint`, `renew` (the manager's side), `confirm` (reading the newest state), `task` and `handle`.
+//! `leader` around `appoint`, `renew` (the manager's side), `confirm` (reading the newest
+//! state), `orders` (what people order, `obey` its pure half), `task` and `handle`.
 
 mod appoint;
 mod confirm;
@@ -19,6 +20,8 @@ mod handle;
 mod leader;
 mod log_store;
 mod network;
+mod obey;
+mod orders;
 mod record;
 mod renew;
 mod service;

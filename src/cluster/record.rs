@@ -25,6 +25,7 @@ pub(super) enum Kind {
     Command = 10,
     Outcome = 11,
     Message = 12,
+    Ordered = 13,
 }
 
 /// Why bytes are no record.

@@ -17,6 +17,7 @@ use crate::cluster::appoint::{Answer, Ask};
 use crate::cluster::db::decode_formation;
 use crate::cluster::handle::propose;
 use crate::cluster::network::{pack, unpack};
+use crate::cluster::orders;
 use crate::cluster::record::{self, Kind};
 use crate::cluster::shared::{Request, Shared};
 use crate::cluster::state::known;
@@ -235,6 +236,21 @@ impl Coordination for Service {
             Answer::Confirmed(applied_index) => proto::ConfirmReply { applied_index },
             Answer::Granted | Answer::Refused(_) => proto::ConfirmReply::default(),
         }))
+    }
+
+    async fn order(&self, call: Call<proto::OrderRequest>) -> Served<proto::OrderReply> {
+        caller(&call)?;
+        let command: Command = record::decode(Kind::Command, &call.into_inner().command).map_err(invalid)?;
+        let Command::Order { id, by, .. } = &command else {
+            return Err(Status::invalid_argument("only an order may come this way"));
+        };
+        let id = *id;
+        if by.len() > NAME_BYTES_MAX {
+            return Err(Status::invalid_argument("the order's name is too long"));
+        }
+        let ordered = orders::lead(&self.0, id, command).await;
+        let ordered = record::encode(Kind::Ordered, &ordered).map_err(unsendable)?;
+        Ok(Reply::new(proto::OrderReply { ordered: ordered.into() }))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::cluster::obey::obey;
 use crate::cluster::types::{Command, FOUNDERS_MAX, FormationRecord, MEMBERS_MAX, Response, Timing};
 use crate::model::{Appointment, ClusterState, Commit, CommitOutcome, CommitRefusal, Head, Member, NodeId};
 
@@ -44,19 +45,14 @@ pub(super) fn apply(
         Command::Admit { name, address, role, incarnation } => {
             admit(state, index, Member { name, address, role, incarnation })
         }
+        Command::Order { id, by, unix_ms, order } => Response::Order(obey(state, id, by, unix_ms, order)),
     }
 }
 
 fn founded(record: FormationRecord, voters: BTreeSet<NodeId>, index: u64) -> ClusterState {
-    ClusterState {
-        cluster: record.cluster,
-        applied_index: index,
-        seed: record.seed(),
-        members: record.founders.into_iter().map(|(id, founder)| (id, founder.member)).collect(),
-        voters,
-        appointment: None,
-        head: None,
-    }
+    let (cluster, seed) = (record.cluster, record.seed());
+    let members = record.founders.into_iter().map(|(id, founder)| (id, founder.member)).collect();
+    ClusterState { applied_index: index, ..ClusterState::new(cluster, members, voters, seed) }
 }
 
 fn take(state: &mut ClusterState, commit: Commit) -> CommitOutcome {
@@ -80,6 +76,8 @@ fn take(state: &mut ClusterState, commit: Commit) -> CommitOutcome {
         CommitRefusal::NotOnHead
     } else if !state.is_majority(&head.holders) {
         CommitRefusal::NoMajority
+    } else if state.paused.is_some() {
+        CommitRefusal::Paused
     } else {
         state.head = Some(head);
         return CommitOutcome::Committed;

@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{ClusterId, Commit, CommitOutcome, Epoch, FirstContent, Member, NodeId, Role, Seed};
+use crate::model::{
+    ClusterId, Commit, CommitOutcome, Epoch, FirstContent, Member, NodeId, Order, OrderId, OrderOutcome,
+    Refusal, Role, Seed,
+};
 
 openraft::declare_raft_types!(
     /// openraft, as this project uses it.
@@ -146,6 +149,17 @@ pub enum Command {
         /// Drawn by it once.
         incarnation: [u8; 16],
     },
+    /// What a person orders.
+    Order {
+        /// The same for every repetition.
+        id: OrderId,
+        /// The name of the node on which it was ordered.
+        by: String,
+        /// When, by that node's clock, in milliseconds since 1970.
+        unix_ms: i64,
+        /// The order.
+        order: Order,
+    },
 }
 
 /// What became of an entry when it was applied.
@@ -165,6 +179,8 @@ pub enum Response {
     NotAdmitted(String),
     /// The entry came before the cluster was formed.
     NoCluster,
+    /// What became of an order.
+    Order(Result<OrderOutcome, Refusal>),
 }
 
 /// Who this node is, as its data folder keeps it.

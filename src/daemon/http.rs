@@ -1,4 +1,4 @@
-//! The HTTP paths for load balancers, Prometheus and people, and the control socket for the command line.
+//! The HTTP paths for load balancers, Prometheus and people, and the serving of the control socket's (`control`).
 //!
 //! Owns routes, headers and limits; every answer is made from [`View`]. Read-only, and no artifact content ever.
 //! On an address that others reach, artifact paths are left out unless the configuration allows them.
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::Router;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{MethodRouter, get};
@@ -42,16 +42,8 @@ pub fn public(view: Arc<View>) -> Router {
         .with_state(view)
 }
 
-/// The paths of the control socket, which only the daemon's own user and group reach: artifact paths included.
-pub fn control(view: Arc<View>) -> Router {
-    Router::new()
-        .route("/status", read(|State(view): State<Arc<View>>| async move { Json(view.status()) }))
-        .route("/history", read(history))
-        .route("/quarantine", read(quarantine))
-        .with_state(view)
-}
-
-fn read<H, T>(handler: H) -> MethodRouter<Arc<View>>
+/// A path that may only be read.
+pub(super) fn read<H, T>(handler: H) -> MethodRouter<Arc<View>>
 where
     H: axum::handler::Handler<T, Arc<View>>,
     T: 'static,
@@ -96,30 +88,6 @@ async fn status(State(view): State<Arc<View>>) -> Response {
 
 async fn front(State(view): State<Arc<View>>) -> Response {
     Html(page(&view.public_status())).into_response()
-}
-
-#[derive(serde::Deserialize)]
-struct HistoryQuery {
-    n: Option<usize>,
-}
-
-async fn history(State(view): State<Arc<View>>, Query(query): Query<HistoryQuery>) -> Response {
-    let listed = tokio::task::spawn_blocking(move || view.history(query.n.unwrap_or(20).min(10_000))).await;
-    answer(listed)
-}
-
-async fn quarantine(State(view): State<Arc<View>>) -> Response {
-    answer(tokio::task::spawn_blocking(move || view.quarantine()).await)
-}
-
-fn answer<T: serde::Serialize>(
-    outcome: Result<Result<T, crate::store::StoreError>, tokio::task::JoinError>,
-) -> Response {
-    match outcome {
-        Ok(Ok(value)) => Json(value).into_response(),
-        Ok(Err(error)) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
-    }
 }
 
 /// Serves `routes` until `stop`; a client that left early or a lack of descriptors only makes the listener pause.

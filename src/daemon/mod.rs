@@ -5,6 +5,7 @@
 //! that it connects, and words for people to the command line.
 
 pub mod config;
+pub mod control;
 pub mod status;
 pub mod summary;
 pub mod telemetry;

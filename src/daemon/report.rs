@@ -85,6 +85,10 @@ fn node_state(inputs: &Inputs<'_>) -> NodeState {
         Some(state) if state.head.is_none() && matches!(state.seed, Seed::Conflict(_)) => {
             NodeState::NeedsSeed
         }
+        // The manager stays manager, so that whoever looks for it finds it.
+        Some(state) if state.paused.is_some() && inputs.apply.state != NodeState::Manager => {
+            NodeState::Paused
+        }
         _ => inputs.apply.state,
     }
 }

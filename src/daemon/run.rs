@@ -15,6 +15,7 @@ use crate::apply;
 use crate::cluster::{Cluster, ClusterConfig, ClusterError, ClusterTask, FirstScan, ListedNode, Timing};
 use crate::daemon::artifacts::ArtifactsService;
 use crate::daemon::config::{Config, ConfigError, Drift};
+use crate::daemon::control;
 use crate::daemon::first::FirstLook;
 use crate::daemon::http;
 use crate::daemon::listeners::{ListenError, Listeners};
@@ -277,7 +278,7 @@ impl Daemon {
         let stop = shutdown.clone();
         tasks.spawn("peers", async move { rpc::serve(peers, tls.as_ref(), identity, routes, stop).await });
         tasks.spawn("http", http::serve(http, http::public(Arc::clone(&self.view)), shutdown.clone()));
-        tasks.spawn("control", http::serve(control, http::control(self.view), shutdown.clone()));
+        tasks.spawn("control", http::serve(control, control::control(self.view), shutdown.clone()));
         tasks.spawn("systemd", forever(tell_systemd(self.cluster, self.inventory, shutdown.clone())));
 
         let outcome = tasks.run().await;

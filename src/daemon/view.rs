@@ -24,6 +24,7 @@ const UNHEARD: Duration = Duration::from_secs(3);
 /// Problems whose messages speak of nodes and roots, never of artifacts.
 const NAMES_NO_PATH: [&str; 13] = [
     "forming",
+    "paused",
     "waiting",
     "needs-seed",
     "no-manager",
@@ -194,6 +195,15 @@ impl View {
                 message: format!("{} at {} {since}", row.name, row.address),
                 remedy: format!("see `systemctl status syncd` on {}, and whether its port is open", row.name),
             });
+        }
+        if let Some(pause) = state.and_then(|state| state.paused.as_ref()) {
+            let (by, at) = (&pause.by, time_text(pause.unix_ms));
+            problems.push(Problem::new(
+                Severity::Warning,
+                "paused",
+                format!("paused on {by} at {at}: nothing is published, applied or reverted on any node"),
+                "run `syncd resume`",
+            ));
         }
         if state.is_some() && manager.is_none() {
             problems.push(Problem {

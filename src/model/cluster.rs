@@ -1,12 +1,12 @@
 //! Who belongs to the cluster, who is manager, and what is committed: the state that the log builds on every node.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Digest, Epoch};
+use crate::model::{Digest, Epoch, OrderId, OrderOutcome, Refusal};
 
 /// A node's internal id. Never used again, also not for the same host.
 pub type NodeId = u64;
@@ -132,6 +132,15 @@ pub struct Head {
     pub holders: BTreeSet<NodeId>,
 }
 
+/// Who paused the cluster, and when.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pause {
+    /// The node on which it was ordered.
+    pub by: String,
+    /// By that node's clock, in milliseconds since 1970.
+    pub unix_ms: i64,
+}
+
 /// The state that the log builds: the same on every node that applied the same entries.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterState {
@@ -149,9 +158,40 @@ pub struct ClusterState {
     pub appointment: Option<Appointment>,
     /// The newest committed generation; none before the first.
     pub head: Option<Head>,
+    /// While it is paused, nothing is published, applied or reverted.
+    pub paused: Option<Pause>,
+    /// What became of the newest orders, the oldest first; a bounded number of them.
+    pub orders: VecDeque<(OrderId, Result<OrderOutcome, Refusal>)>,
 }
 
 impl ClusterState {
+    /// A cluster that was just founded: without a manager, without a head.
+    #[must_use]
+    pub fn new(
+        cluster: ClusterId,
+        members: BTreeMap<NodeId, Member>,
+        voters: BTreeSet<NodeId>,
+        seed: Seed,
+    ) -> Self {
+        Self {
+            cluster,
+            applied_index: 0,
+            members,
+            voters,
+            seed,
+            appointment: None,
+            head: None,
+            paused: None,
+            orders: VecDeque::new(),
+        }
+    }
+
+    /// What became of an order, if it is among the newest.
+    #[must_use]
+    pub fn outcome_of(&self, order: OrderId) -> Option<&Result<OrderOutcome, Refusal>> {
+        self.orders.iter().find(|(id, _)| *id == order).map(|(_, outcome)| outcome)
+    }
+
     /// The id of the member called `name`.
     #[must_use]
     pub fn id_of(&self, name: &str) -> Option<NodeId> {

@@ -11,7 +11,7 @@ use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::model::{BootTime, ClusterState, Digest, Epoch, NodeId};
+use crate::model::{BootTime, ClusterState, Digest, Epoch, NodeId, Order, OrderError, OrderOutcome};
 
 /// A generation that is held by a majority, offered to the log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +53,9 @@ pub enum CommitRefusal {
     /// Its holders are no majority of the voters in force.
     #[error("its holders are no majority of the voters")]
     NoMajority,
+    /// The cluster is paused.
+    #[error("the cluster is paused")]
+    Paused,
 }
 
 /// A commit whose outcome is not known. It may be in the log or come into it: read before anything is built on its parent.
@@ -109,4 +112,14 @@ pub trait Coordinator: Send + Sync + 'static {
     /// Renews this node's lease by a round trip made for this call, within 300 ms; none when this node is not the
     /// manager or no renewal was granted.
     fn renew(&self) -> BoxFuture<'_, Option<Lease>>;
+
+    /// Has the leader put an order into the log and waits until its outcome is known, at most some seconds. It is
+    /// obeyed once, however often it had to be repeated for that.
+    ///
+    /// # Errors
+    /// [`OrderError::Refused`] when it has and will have no effect; [`OrderError::Unknown`] when it may have.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves the outcome unknown.
+    fn order(&self, order: Order) -> BoxFuture<'_, Result<OrderOutcome, OrderError>>;
 }

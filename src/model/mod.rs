@@ -11,17 +11,21 @@ mod forest;
 mod generation;
 mod hash;
 mod manifest;
+mod order;
 mod path;
 mod report;
 mod rules;
 
 pub use clock::{BootTime, unix_ms};
-pub use cluster::{Appointment, ClusterId, ClusterState, FirstContent, Head, Member, NodeId, Role, Seed};
+pub use cluster::{
+    Appointment, ClusterId, ClusterState, FirstContent, Head, Member, NodeId, Pause, Role, Seed,
+};
 pub use coordination::{Commit, CommitOutcome, CommitRefusal, Coordinator, Lease, Standing, UnknownOutcome};
 pub use forest::{Edit, Forest, Place, RootName};
 pub use generation::{Change, Epoch, FileTime, Generation, Proposal};
 pub use hash::{ContentHash, Digest};
 pub use manifest::{Difference, Entry, Manifest, ManifestError};
+pub use order::{Order, OrderError, OrderId, OrderOutcome, Refusal};
 pub use path::{ArtifactPath, NAME_BYTES_MAX, PATH_BYTES_MAX, PATH_DEPTH_MAX, PathError};
 pub use report::{Heard, HeardReport, NodeReport, NodeState, Problem, RootReport, Severity};
 pub use rules::{RootRules, Rules};

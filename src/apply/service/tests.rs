@@ -6,7 +6,8 @@ use tokio::sync::watch;
 use super::*;
 use crate::apply::testing::{CLUSTER, File, Fixture, Folder, What, forest, pin};
 use crate::model::{
-    Appointment, ClusterState, Commit, CommitOutcome, Generation, Lease, Seed, Standing, UnknownOutcome,
+    Appointment, ClusterState, Commit, CommitOutcome, Generation, Lease, Order, OrderError, OrderOutcome,
+    Seed, Standing, UnknownOutcome,
 };
 
 struct Fixed(watch::Sender<Option<Arc<ClusterState>>>);
@@ -31,20 +32,17 @@ impl Coordinator for Fixed {
     fn renew(&self) -> BoxFuture<'_, Option<Lease>> {
         Box::pin(async { None })
     }
+
+    fn order(&self, _: Order) -> BoxFuture<'_, Result<OrderOutcome, OrderError>> {
+        Box::pin(async { Err(OrderError::Unknown { reason: "not asked for".to_owned() }) })
+    }
 }
 
 /// Epoch 5, node 2 is manager.
 fn stager(store: &Store) -> Stager {
     let appointment = Appointment { epoch: 5, replaced: 0, manager: 2, lease: Duration::from_secs(1) };
-    let state = ClusterState {
-        cluster: CLUSTER,
-        applied_index: 5,
-        members: Default::default(),
-        voters: Default::default(),
-        seed: Seed::Anyone,
-        appointment: Some(appointment),
-        head: None,
-    };
+    let state = ClusterState::new(CLUSTER, Default::default(), Default::default(), Seed::Anyone);
+    let state = ClusterState { applied_index: 5, appointment: Some(appointment), ..state };
     Stager::new(store.clone(), Arc::new(Fixed(watch::Sender::new(Some(Arc::new(state))))))
 }
 

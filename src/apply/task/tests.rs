@@ -12,7 +12,8 @@ use crate::apply::testing::{CLUSTER, File, Fixture, Folder, What, forest, pin, p
 use crate::apply::{SupplyError, Unobserved};
 use crate::inventory;
 use crate::model::{
-    Appointment, Commit, CommitOutcome, Generation, Head, Lease, Member, Role, Seed, UnknownOutcome,
+    Appointment, Commit, CommitOutcome, Generation, Head, Lease, Member, Order, OrderError, OrderOutcome,
+    Role, Seed, UnknownOutcome,
 };
 
 const ME: NodeId = 1;
@@ -43,6 +44,10 @@ impl Coordinator for Fake {
 
     fn renew(&self) -> BoxFuture<'_, Option<Lease>> {
         Box::pin(async { None })
+    }
+
+    fn order(&self, _: Order) -> BoxFuture<'_, Result<OrderOutcome, OrderError>> {
+        Box::pin(async { Err(OrderError::Unknown { reason: "not asked for".to_owned() }) })
     }
 }
 
@@ -85,15 +90,9 @@ fn state_without_head() -> ClusterState {
         role: Role::Candidate,
         incarnation: [0; 16],
     };
-    ClusterState {
-        cluster: CLUSTER,
-        applied_index: 1,
-        members: BTreeMap::from([(ME, member("gw1")), (OTHER, member("gw2"))]),
-        voters: BTreeSet::from([ME, OTHER]),
-        seed: Seed::Anyone,
-        appointment: None,
-        head: None,
-    }
+    let members = BTreeMap::from([(ME, member("gw1")), (OTHER, member("gw2"))]);
+    let state = ClusterState::new(CLUSTER, members, BTreeSet::from([ME, OTHER]), Seed::Anyone);
+    ClusterState { applied_index: 1, ..state }
 }
 
 impl Node {

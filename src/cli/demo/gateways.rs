@@ -15,7 +15,7 @@ use tokio::process::{Child, Command};
 
 use crate::cli::demo::artifacts::File;
 use crate::cli::demo::trees::{self, Tree};
-use crate::cli::http;
+use crate::cli::http::{self, Question};
 use crate::daemon::status::StatusReport;
 use crate::model::{NodeReport, NodeState};
 
@@ -88,7 +88,7 @@ impl Gateway {
 
     async fn get(&self, path: &str) -> Option<(StatusCode, bytes::Bytes)> {
         let stream = tokio::time::timeout(ANSWER_WITHIN, TcpStream::connect(self.http)).await.ok()?.ok()?;
-        http::get(stream, path, ANSWER_WITHIN).await.ok()
+        http::ask(stream, Question::get(path), ANSWER_WITHIN).await.ok()
     }
 
     /// The status as this node sees it.

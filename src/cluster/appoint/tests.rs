@@ -19,15 +19,9 @@ pub(super) fn state(candidates: u64) -> ClusterState {
         role: Role::Candidate,
         incarnation: [0; 16],
     };
-    ClusterState {
-        cluster: ClusterId([0; 16]),
-        applied_index: 3,
-        members: (1..=candidates).map(|id| (id, member(id))).collect(),
-        voters: (1..=candidates).collect(),
-        seed: Seed::Anyone,
-        appointment: None,
-        head: None,
-    }
+    let members = (1..=candidates).map(|id| (id, member(id))).collect();
+    let state = ClusterState::new(ClusterId([0; 16]), members, (1..=candidates).collect(), Seed::Anyone);
+    ClusterState { applied_index: 3, ..state }
 }
 
 pub(super) fn report(id: NodeId) -> NodeReport {

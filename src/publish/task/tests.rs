@@ -14,7 +14,8 @@ use super::*;
 use crate::delta::{ChunkReader, Decoder};
 use crate::inventory::{self, RootConfig};
 use crate::model::{
-    Appointment, ArtifactPath, ClusterId, CommitRefusal, Head, Lease, Member, Role, RootRules, UnknownOutcome,
+    Appointment, ArtifactPath, ClusterId, CommitRefusal, Head, Lease, Member, Order, OrderError,
+    OrderOutcome, Role, RootRules, UnknownOutcome,
 };
 use crate::rpc::{self, Identity, Me};
 use crate::wire::Header;
@@ -92,6 +93,10 @@ impl Coordinator for Log {
 
     fn renew(&self) -> BoxFuture<'_, Option<Lease>> {
         Box::pin(async { None })
+    }
+
+    fn order(&self, _: Order) -> BoxFuture<'_, Result<OrderOutcome, OrderError>> {
+        Box::pin(async { Err(OrderError::Unknown { reason: "not asked for".to_owned() }) })
     }
 }
 
@@ -185,20 +190,11 @@ impl Rig {
                 .enumerate()
                 .map(|(n, address)| (n as u64 + 2, member(&format!("gw{}", n + 2), address))),
         );
-        let state = ClusterState {
-            cluster: CLUSTER,
-            applied_index: 9,
-            voters: members.keys().copied().collect(),
-            members,
-            seed: Seed::Anyone,
-            appointment: Some(Appointment {
-                epoch: EPOCH,
-                replaced: 0,
-                manager: 1,
-                lease: Duration::from_secs(1),
-            }),
-            head: None,
-        };
+        let voters = members.keys().copied().collect();
+        let lease = Duration::from_secs(1);
+        let appointment = Some(Appointment { epoch: EPOCH, replaced: 0, manager: 1, lease });
+        let state = ClusterState::new(CLUSTER, members, voters, Seed::Anyone);
+        let state = ClusterState { applied_index: 9, appointment, ..state };
         let standing = crate::model::Standing { node: Some(1), ..crate::model::Standing::default() };
         let log = Arc::new(Log {
             state: watch::channel(Some(Arc::new(state))).0,

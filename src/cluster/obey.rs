@@ -1,0 +1,84 @@
+//! What an order in the log does to the state. Pure, like all of `state`.
+
+use crate::model::{ClusterState, Order, OrderId, OrderOutcome, Pause, Refusal};
+
+/// Outcomes that are remembered: an order is repeated for some seconds at most, and people give few in that time.
+const OUTCOMES_MAX: usize = 32;
+
+/// Obeys an order once: its repetition is answered as the first one was.
+pub(super) fn obey(
+    state: &mut ClusterState,
+    id: OrderId,
+    by: String,
+    unix_ms: i64,
+    order: Order,
+) -> Result<OrderOutcome, Refusal> {
+    if let Some(known) = state.outcome_of(id) {
+        return known.clone();
+    }
+    let outcome = match order {
+        Order::Pause => Ok(pause(state, by, unix_ms)),
+        Order::Resume => Ok(resume(state)),
+    };
+    while state.orders.len() >= OUTCOMES_MAX {
+        state.orders.pop_front();
+    }
+    state.orders.push_back((id, outcome.clone()));
+    outcome
+}
+
+fn pause(state: &mut ClusterState, by: String, unix_ms: i64) -> OrderOutcome {
+    let was = state.paused.is_some();
+    state.paused.get_or_insert(Pause { by, unix_ms });
+    let sentence = if was { "the cluster is paused already" } else { "the cluster is paused" };
+    OrderOutcome { sentence: sentence.to_owned() }
+}
+
+fn resume(state: &mut ClusterState) -> OrderOutcome {
+    let was = state.paused.take().is_some();
+    let sentence = if was { "the cluster goes on" } else { "the cluster is not paused" };
+    OrderOutcome { sentence: sentence.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use super::*;
+    use crate::model::{ClusterId, Seed};
+
+    fn state() -> ClusterState {
+        ClusterState::new(ClusterId([1; 16]), BTreeMap::new(), BTreeSet::new(), Seed::Anyone)
+    }
+
+    fn order(state: &mut ClusterState, id: u8, order: Order) -> String {
+        obey(state, OrderId([id; 16]), "gw1".to_owned(), 5, order).unwrap().sentence
+    }
+
+    #[test]
+    fn an_order_that_comes_again_is_answered_and_not_obeyed_again() {
+        let mut state = state();
+        let paused = order(&mut state, 1, Order::Pause);
+        order(&mut state, 2, Order::Resume);
+        assert_eq!(order(&mut state, 1, Order::Pause), paused);
+        assert_eq!(state.paused, None, "the repetition of an old order came late");
+    }
+
+    #[test]
+    fn who_paused_first_is_named() {
+        let mut state = state();
+        order(&mut state, 1, Order::Pause);
+        obey(&mut state, OrderId([2; 16]), "gw2".to_owned(), 6, Order::Pause).unwrap();
+        assert_eq!(state.paused, Some(Pause { by: "gw1".to_owned(), unix_ms: 5 }));
+    }
+
+    #[test]
+    fn outcomes_are_bounded() {
+        let mut state = state();
+        for id in 0..200 {
+            order(&mut state, id, Order::Pause);
+        }
+        assert_eq!(state.orders.len(), OUTCOMES_MAX);
+        assert!(state.outcome_of(OrderId([199; 16])).is_some());
+    }
+}

@@ -1,0 +1,129 @@
+//! Carries what a person orders to the leader, and into the log there.
+//!
+//! Whoever was given the order repeats it under one id until an outcome is known or the time is over; the state machine
+//! obeys an id once. Once an attempt's outcome was not known, only the log's own word ends the doubt: a leader's
+//! refusal says nothing about the attempt before it.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use crate::cluster::db::random;
+use crate::cluster::handle::propose;
+use crate::cluster::record::{self, Kind};
+use crate::cluster::shared::Shared;
+use crate::cluster::types::{Command, Response};
+use crate::model::{Order, OrderError, OrderId, OrderOutcome, Refusal, unix_ms};
+use crate::rpc;
+use crate::wire::proto::OrderRequest;
+
+/// All attempts together: two changes of leader fit in.
+const ORDER_MAX: Duration = Duration::from_secs(12);
+/// One attempt.
+const ATTEMPT_MAX: Duration = Duration::from_secs(5);
+/// How long a leader waits for a majority to store the entry.
+const WRITE_MAX: Duration = Duration::from_secs(4);
+/// Between two attempts.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// What became of one attempt.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Ordered {
+    /// The log has it, and says this.
+    Known(Result<OrderOutcome, Refusal>),
+    /// The leader did not put this attempt into the log.
+    Refused(Refusal),
+    /// This attempt did not reach a leader.
+    NotAsked(String),
+    /// It may be in the log, or come into it.
+    Unknown(String),
+}
+
+/// Gives the order to whoever leads until its outcome is known.
+pub(super) async fn ask(shared: &Shared, order: Order) -> Result<OrderOutcome, OrderError> {
+    let deadline = Instant::now() + ORDER_MAX;
+    let id = OrderId(random().map_err(|error| {
+        Refusal::new(error.to_string(), "see why the system gives no random numbers; nothing was ordered")
+    })?);
+    let command = Command::Order { id, by: shared.config.node_name.clone(), unix_ms: unix_ms(), order };
+    let mut doubt: Option<String> = None;
+    loop {
+        let limit = (Instant::now() + ATTEMPT_MAX).min(deadline);
+        let attempt = tokio::time::timeout_at(limit, attempt(shared, id, &command)).await;
+        let seen = match attempt.unwrap_or_else(|_| Ordered::Unknown("no answer came in time".to_owned())) {
+            Ordered::Known(outcome) => return Ok(outcome?),
+            Ordered::Refused(refusal) if doubt.is_none() => return Err(refusal.into()),
+            Ordered::Refused(refusal) => refusal.why,
+            Ordered::NotAsked(why) => why,
+            Ordered::Unknown(why) => {
+                tracing::info!(why, "the outcome of an order is not known yet");
+                doubt = Some(why.clone());
+                why
+            }
+        };
+        if let Some(outcome) = known(shared, id) {
+            return Ok(outcome?);
+        }
+        if Instant::now() + AGAIN >= deadline {
+            return Err(match doubt {
+                Some(reason) => OrderError::Unknown { reason },
+                None => Refusal::new(
+                    format!("nobody could be given the order: {seen}"),
+                    "see `syncd status`; start the voters that are unreachable, then give the order again",
+                )
+                .into(),
+            });
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+/// What this node's own applied log says of an order.
+fn known(shared: &Shared, id: OrderId) -> Option<Result<OrderOutcome, Refusal>> {
+    shared.state.borrow().as_ref()?.outcome_of(id).cloned()
+}
+
+async fn attempt(shared: &Shared, id: OrderId, command: &Command) -> Ordered {
+    let Some((leader, node)) = shared.leader() else {
+        return Ordered::NotAsked("no leader is heard".to_owned());
+    };
+    if Some(leader) == shared.node() {
+        return lead(shared, id, command.clone()).await;
+    }
+    let command = match record::encode(Kind::Command, command) {
+        Ok(command) => command,
+        Err(error) => return Ordered::NotAsked(error.to_string()),
+    };
+    let mut client = match shared.peers.coordination(Some(leader), &node.address) {
+        Ok(client) => client,
+        Err(error) => return Ordered::NotAsked(error.to_string()),
+    };
+    match rpc::within(ATTEMPT_MAX, client.order(OrderRequest { command: command.into() })).await {
+        Ok(reply) => record::decode(Kind::Ordered, &reply.ordered)
+            .unwrap_or_else(|error| Ordered::Unknown(format!("{}'s answer: {error}", node.name))),
+        // Refused before it was looked at.
+        Err(status) if status.code() == tonic::Code::FailedPrecondition => {
+            Ordered::NotAsked(format!("{}: {}", node.name, status.message()))
+        }
+        Err(status) => Ordered::Unknown(format!("{}: {}", node.name, status.message())),
+    }
+}
+
+/// Puts an order into the log, if this node leads.
+pub(super) async fn lead(shared: &Shared, id: OrderId, command: Command) -> Ordered {
+    if shared.serving.borrow().is_none() {
+        return Ordered::NotAsked(format!("{} does not lead", shared.config.node_name));
+    }
+    if let Some(outcome) = known(shared, id) {
+        return Ordered::Known(outcome);
+    }
+    match propose(shared, command, WRITE_MAX).await {
+        Ok(Response::Order(outcome)) => Ordered::Known(outcome),
+        Ok(other) => Ordered::Refused(Refusal::new(
+            format!("the log answered {other:?}"),
+            "wait until the cluster has formed",
+        )),
+        Err(reason) => Ordered::Unknown(reason),
+    }
+}

@@ -1,0 +1,150 @@
+//! The control socket: what the command line of this host asks, and orders.
+//!
+//! Owns its routes and the shape of their answers. Whoever may open the socket may do all of it: its permissions are
+//! the only ones. What was asked is answered as JSON, artifact paths included; an order that is not obeyed is answered
+//! with a [`ControlError`]; what takes long is answered with [`lines`], one JSON value each.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::daemon::http::read;
+use crate::daemon::view::View;
+use crate::model::{Coordinator, Order, OrderError, OrderOutcome};
+
+/// A long answer has a line at least this often, so that whoever waits can tell it from a hung daemon.
+const LINE_EVERY: Duration = Duration::from_secs(5);
+
+/// The paths of the control socket, which only the daemon's own user and group reach.
+pub fn control(view: Arc<View>) -> Router {
+    Router::new()
+        .route("/status", read(|State(view): State<Arc<View>>| async move { Json(view.status()) }))
+        .route("/history", read(history))
+        .route("/quarantine", read(quarantine))
+        .route("/pause", post(pause))
+        .route("/resume", post(resume))
+        .with_state(view)
+}
+
+/// Why an order of the command line was not obeyed, or may not have been.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{error}; remedy: {remedy}")]
+pub struct ControlError {
+    /// What is wrong, in a sentence.
+    pub error: String,
+    /// What to do about it.
+    pub remedy: String,
+    /// Whether the command line ends with 2 instead of 1: the daemon failed, or does not know what became of it.
+    pub critical: bool,
+}
+
+impl ControlError {
+    /// The order is refused: nothing was done.
+    #[must_use]
+    pub fn refused(error: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { error: error.into(), remedy: remedy.into(), critical: false }
+    }
+
+    /// The daemon failed, or does not know what became of the order.
+    #[must_use]
+    pub fn critical(error: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { error: error.into(), remedy: remedy.into(), critical: true }
+    }
+}
+
+impl From<OrderError> for ControlError {
+    fn from(error: OrderError) -> Self {
+        match error {
+            OrderError::Refused(refusal) => Self::refused(refusal.why, refusal.remedy),
+            unknown @ OrderError::Unknown { .. } => Self::critical(
+                unknown.to_string(),
+                "see `syncd status` for what is so now, then decide whether to repeat it",
+            ),
+        }
+    }
+}
+
+impl IntoResponse for ControlError {
+    fn into_response(self) -> Response {
+        let status = if self.critical { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::CONFLICT };
+        (status, Json(self)).into_response()
+    }
+}
+
+/// One line of a long answer: what there is to say, or how it failed, which is the last.
+pub type Line<T> = Result<T, ControlError>;
+
+/// An answer that is written while the work goes on: one JSON value in each line, a [`ControlError`] in the last one if
+/// it failed. Empty lines mean that it still goes on. Sending fails once nobody listens any more.
+pub fn lines<T: Serialize + Send + 'static>(lines: mpsc::Receiver<Line<T>>) -> Response {
+    let body = Body::from_stream(with_signs_of_life(ReceiverStream::new(lines).map(|line| {
+        let text = match line {
+            Ok(value) => serde_json::to_string(&value),
+            Err(error) => serde_json::to_string(&error),
+        };
+        text.map_or_else(
+            |error| {
+                format!("{{\"error\":{:?},\"remedy\":\"see the log\",\"critical\":true}}", error.to_string())
+            },
+            |text| text,
+        )
+    })));
+    ([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response()
+}
+
+fn with_signs_of_life(
+    lines: impl Stream<Item = String> + Send + 'static,
+) -> impl Stream<Item = Result<Bytes, Infallible>> + Send + 'static {
+    futures::stream::unfold(Box::pin(lines), |mut lines| async move {
+        let line = match tokio::time::timeout(LINE_EVERY, lines.next()).await {
+            Ok(line) => line?,
+            Err(_) => String::new(),
+        };
+        Some((Ok(Bytes::from(line + "\n")), lines))
+    })
+}
+
+#[derive(serde::Deserialize)]
+struct HistoryQuery {
+    n: Option<usize>,
+}
+
+async fn history(State(view): State<Arc<View>>, Query(query): Query<HistoryQuery>) -> Response {
+    let listed = tokio::task::spawn_blocking(move || view.history(query.n.unwrap_or(20).min(10_000))).await;
+    answer(listed)
+}
+
+async fn quarantine(State(view): State<Arc<View>>) -> Response {
+    answer(tokio::task::spawn_blocking(move || view.quarantine()).await)
+}
+
+fn answer<T: Serialize>(
+    outcome: Result<Result<T, crate::store::StoreError>, tokio::task::JoinError>,
+) -> Response {
+    match outcome {
+        Ok(Ok(value)) => Json(value).into_response(),
+        Ok(Err(error)) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
+}
+
+async fn pause(State(view): State<Arc<View>>) -> Result<Json<OrderOutcome>, ControlError> {
+    Ok(Json(view.cluster.order(Order::Pause).await?))
+}
+
+async fn resume(State(view): State<Arc<View>>) -> Result<Json<OrderOutcome>, ControlError> {
+    Ok(Json(view.cluster.order(Order::Resume).await?))
+}
