@@ -22,7 +22,7 @@ use crate::store::{Store, StoreError};
 const UNHEARD: Duration = Duration::from_secs(3);
 
 /// Problems whose messages speak of nodes and roots, never of artifacts.
-const NAMES_NO_PATH: [&str; 13] = [
+const NAMES_NO_PATH: &[&str] = &[
     "forming",
     "paused",
     "waiting",
