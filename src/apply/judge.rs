@@ -85,14 +85,14 @@ pub(super) struct Verdict {
 }
 
 /// What is remembered between rounds. Lost with the process, which costs at most a delay.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Memory {
     own: BTreeMap<Place, OwnWrite>,
     /// Since when a folder that is to go holds no artifact.
     bare: BTreeMap<Place, Instant>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct OwnWrite {
     at: Instant,
     entry: Option<Entry>,

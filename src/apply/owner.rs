@@ -37,6 +37,20 @@ pub(super) fn owner_of(rules: &RootRules) -> (Owner, Vec<String>) {
     (owner, unknown)
 }
 
+/// The owner and group of `rules` that this host does not know.
+#[must_use]
+pub fn unknown_names(rules: &RootRules) -> Vec<String> {
+    owner_of(rules).1
+}
+
+/// Whether this process may give files to the owner and group of `rules` without any privilege: they are its own.
+#[must_use]
+pub fn is_own(rules: &RootRules) -> bool {
+    let (owner, _) = owner_of(rules);
+    owner.uid.is_none_or(|uid| uid == rustix::process::geteuid().as_raw())
+        && owner.gid.is_none_or(|gid| gid == rustix::process::getegid().as_raw())
+}
+
 /// Both files have the name first and the number third.
 fn id_in(table: &str, name: &str) -> Option<u32> {
     table.lines().find_map(|line| {

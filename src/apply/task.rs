@@ -18,8 +18,8 @@ use crate::apply::judge::Memory;
 use crate::apply::{ApplyStatus, DriftPolicy, Observer, Quiet, RootProblem, Stager, Supplier};
 use crate::inventory::{InventoryHandle, Observed};
 use crate::model::{
-    ClusterState, Coordinator, Digest, Epoch, Forest, NodeId, NodeState, Place, Problem, RootName, Rules,
-    Severity, Standing,
+    ClusterState, Coordinator, Digest, Epoch, Forest, NodeId, NodeState, OutlookAsked, OutlookHandle, Place,
+    Problem, RootName, Rules, Severity, Standing,
 };
 use crate::store::{Adopted, Applied, Store, StoreError};
 
@@ -66,6 +66,8 @@ pub struct ApplyHandle {
     pub held_at_start: watch::Receiver<Arc<BTreeSet<Place>>>,
     /// Answers peers.
     pub stager: Stager,
+    /// What would be done to the files next.
+    pub outlook: OutlookHandle,
 }
 
 /// Why the task ended: the daemon can't go on.
@@ -88,6 +90,7 @@ pub struct ApplyTask {
     standing: watch::Receiver<Standing>,
     pub(super) observed: watch::Receiver<Arc<Observed>>,
     status: watch::Sender<Arc<ApplyStatus>>,
+    asked: OutlookAsked,
     pub(super) active: Arc<watch::Sender<Option<Epoch>>>,
     pub(super) held: watch::Sender<Arc<BTreeSet<Place>>>,
     pub(super) memory: Memory,
@@ -133,11 +136,13 @@ pub fn new(config: Config, parts: Parts) -> (ApplyHandle, ApplyTask) {
     let (status, status_seen) = watch::channel(Arc::default());
     let (active, active_seen) = watch::channel(None);
     let (held, held_seen) = watch::channel(Arc::default());
+    let (outlook, asked) = OutlookHandle::new();
     let handle = ApplyHandle {
         status: status_seen,
         active: active_seen,
         held_at_start: held_seen,
         stager: stager.clone(),
+        outlook,
     };
     let now = Instant::now();
     let task = ApplyTask {
@@ -148,6 +153,7 @@ pub fn new(config: Config, parts: Parts) -> (ApplyHandle, ApplyTask) {
         parts,
         stager,
         status,
+        asked,
         active: Arc::new(active),
         held,
         memory: Memory::default(),
@@ -195,6 +201,12 @@ impl ApplyTask {
                 changed = self.standing.changed() => changed,
                 changed = self.observed.changed() => changed,
                 () = tokio::time::sleep_until(self.now.next) => Ok(()),
+                answer = self.asked.next() => {
+                    let state = self.state.borrow().clone();
+                    // Whoever asked may have gone away.
+                    let _ = answer.send(self.outlook(state.as_deref()).await?);
+                    Ok(())
+                }
             };
             if woken.is_err() {
                 return Ok(());

@@ -29,6 +29,7 @@ pub(super) struct Args {
 pub(super) enum Command {
     Run(Run),
     Status(Status),
+    Check(Check),
     History(History),
     /// Local content that was replaced on this node
     #[command(subcommand)]
@@ -117,6 +118,18 @@ pub(super) struct Status {
 
     #[command(flatten)]
     pub(super) reach: Reach,
+}
+
+/// Reads the configuration and tests this host, whether the daemon runs or not
+///
+/// Looks at roots, owners, mounts, free space, watches, ports, TLS files and peers, and names a remedy for whatever is
+/// not in order. Changes nothing. To be run as the daemon's user. Exits with 0, with 1 if something is only a warning,
+/// with 2 if something will not work, and with 78 for a mistake in the configuration.
+#[derive(Debug, clap::Args)]
+pub(super) struct Check {
+    /// Print JSON for scripts
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 /// Past generations: number, time, author, what changed

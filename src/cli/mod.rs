@@ -5,6 +5,7 @@
 //! reads the environment.
 
 mod args;
+mod check;
 mod client;
 mod demo;
 mod exit;
@@ -66,6 +67,7 @@ fn obey(args: Args) -> Result<Exit, Failure> {
             let client = client(&file, &status.reach)?;
             wait_for(status::status(&client, &status, &mut output))
         }
+        Command::Check(args) => wait_for(check::check(&file.path, &args, &mut output)),
         Command::History(history) => {
             let client = client(&file, &history.reach)?;
             wait_for(history::history(&client, &history, &mut output))

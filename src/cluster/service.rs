@@ -22,7 +22,7 @@ use crate::cluster::record::{self, Kind};
 use crate::cluster::shared::{Request, Shared};
 use crate::cluster::state::known;
 use crate::cluster::types::{Command, MEMBERS_MAX, Raft, Response, TypeConfig};
-use crate::model::{Member, NodeId, Role};
+use crate::model::{Member, NodeId, Role, unix_ms};
 use crate::rpc::Caller;
 use crate::wire::proto;
 use crate::wire::proto::coordination_server::Coordination;
@@ -126,6 +126,8 @@ impl Coordination for Service {
                 files: content.files,
             }),
             incarnation: Bytes::copy_from_slice(&shared.incarnation),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            unix_ms: unix_ms(),
         }))
     }
 

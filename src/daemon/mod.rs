@@ -4,6 +4,7 @@
 //! itself: status, metrics and the load balancer's paths. Leaves all decisions about files and managers to the rooms
 //! that it connects, and words for people to the command line.
 
+pub mod check;
 pub mod config;
 pub mod control;
 pub mod status;

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::model::{Edit, Entry, Forest, Place, RootName};
+use crate::model::{Edit, Entry, Forest, Intent, Place, RootName, Stands};
 use crate::publish::fit::fit;
 use crate::wire::check_link;
 
@@ -100,7 +100,7 @@ pub(super) struct Gather {
     unsafe_links: BTreeSet<Place>,
     held: BTreeSet<Place>,
     held_deletes: u64,
-    withheld: u64,
+    withheld: Vec<Edit>,
 }
 
 impl Gather {
@@ -114,7 +114,7 @@ impl Gather {
             unsafe_links: BTreeSet::new(),
             held: BTreeSet::new(),
             held_deletes: 0,
-            withheld: 0,
+            withheld: Vec::new(),
         }
     }
 
@@ -131,7 +131,7 @@ impl Gather {
             .collect();
         let is_shut = |root: &RootName| scene.shut.contains(root) || self.emptied.contains(root);
         self.unsafe_links.clear();
-        self.withheld = 0;
+        self.withheld.clear();
         let mut pending = BTreeMap::new();
         let mut stays = Vec::new();
         for edit in scene.head.edits(scene.observed) {
@@ -139,7 +139,7 @@ impl Gather {
                 continue;
             }
             if scene.withheld.contains(&edit.place) {
-                self.withheld += 1;
+                self.withheld.push(edit);
                 continue;
             }
             if edit.new.is_none() && (scene.protected)(&edit.place) {
@@ -306,7 +306,34 @@ impl Gather {
 
     /// How many changes are held, and how many of them delete an artifact.
     pub(super) fn held(&self) -> (u64, u64) {
-        (self.held.len() as u64 + self.withheld, self.held_deletes)
+        ((self.held.len() + self.withheld.len()) as u64, self.held_deletes)
+    }
+
+    /// Everything that is pending, and what keeps it from going out, after `decision` was made at `now`.
+    pub(super) fn intents(&self, decision: &Decision, now: Instant) -> Vec<Intent> {
+        let going =
+            |place: &Place| matches!(decision, Decision::Go(batch) if batch.edits.contains_key(place));
+        let stands = |place: &Place, pending: &Pending| {
+            if going(place) {
+                Stands::Due
+            } else if self.held.contains(place) {
+                Stands::Held("mass-delete")
+            } else if self.busy.contains_key(place) {
+                Stands::Waits("it is still being written")
+            } else if pending.not_before.is_some_and(|until| until > now) {
+                Stands::Waits("it could not be read; it is tried again")
+            } else {
+                Stands::Waits("for quiet: more changes may belong to it")
+            }
+        };
+        let pending = self
+            .pending
+            .iter()
+            .map(|(place, pending)| Intent { edit: pending.edit.clone(), stands: stands(place, pending) });
+        let withheld = self.withheld.iter();
+        let withheld =
+            withheld.map(|edit| Intent { edit: edit.clone(), stands: Stands::Held("held-changes") });
+        pending.chain(withheld).collect()
     }
 
     /// Roots that hold no artifact any more although the head has some there.

@@ -12,8 +12,8 @@ use tokio_util::sync::CancellationToken;
 use crate::crash;
 use crate::inventory::{InventoryHandle, Observed};
 use crate::model::{
-    ClusterState, Commit, CommitOutcome, Coordinator, Epoch, NodeId, Place, Problem, RootName, Rules, Seed,
-    Severity, unix_ms,
+    ClusterState, Commit, CommitOutcome, Coordinator, Epoch, NodeId, OutlookAsked, OutlookHandle, Place,
+    Problem, RootName, Rules, Seed, Severity, unix_ms,
 };
 use crate::plan::{Matcher, PatternError};
 use crate::publish::batch::{Batch, Decision, Gather, Scene};
@@ -61,6 +61,8 @@ pub struct Config {
 pub struct PublishHandle {
     /// How publishing stands; all zero while this node is not the manager.
     pub status: watch::Receiver<PublishStatus>,
+    /// What would go out next.
+    pub outlook: OutlookHandle,
 }
 
 /// The task. Does nothing while this node is not the manager.
@@ -74,6 +76,7 @@ pub struct PublishTask {
     withheld: watch::Receiver<Arc<BTreeSet<Place>>>,
     observer: Arc<dyn Observer>,
     status: watch::Sender<PublishStatus>,
+    asked: OutlookAsked,
     stages: Stages,
     /// The epoch that the fields below belong to.
     epoch: Option<Epoch>,
@@ -133,6 +136,7 @@ pub fn new(
 ) -> (PublishHandle, PublishTask) {
     config.rules.roots.sort_by(|(a, _), (b, _)| a.cmp(b));
     let (status, seen) = watch::channel(PublishStatus::default());
+    let (outlook, asked) = OutlookHandle::new();
     let stages = Stages::new(peers, store.clone(), config.spool_dir.clone(), Arc::clone(&observer));
     let task = PublishTask {
         gather: Gather::new(config.timing),
@@ -145,6 +149,7 @@ pub fn new(
         withheld,
         observer,
         status,
+        asked,
         stages,
         epoch: None,
         window: DeleteWindow::default(),
@@ -154,7 +159,7 @@ pub fn new(
         failed: None,
         last: None,
     };
-    (PublishHandle { status: seen }, task)
+    (PublishHandle { status: seen, outlook }, task)
 }
 
 impl PublishTask {
@@ -177,6 +182,10 @@ impl PublishTask {
             let gone = tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 () = sleep => false,
+                answer = self.asked.next() => {
+                    self.answer(answer).await;
+                    false
+                }
                 changed = self.observed.changed() => changed.is_err(),
                 changed = self.state.changed() => changed.is_err(),
                 changed = self.active.changed() => changed.is_err(),
@@ -680,5 +689,6 @@ fn no_majority(
     Problem::new(Severity::Critical, "no-majority", message, remedy)
 }
 
+mod outlook;
 #[cfg(test)]
 mod tests;

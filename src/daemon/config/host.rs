@@ -72,7 +72,7 @@ impl Host {
 }
 
 /// The host of `host:port`, without the brackets of an IPv6 address.
-pub(super) fn host_of(address: &str) -> Option<&str> {
+pub(in crate::daemon) fn host_of(address: &str) -> Option<&str> {
     let (host, port) = address.rsplit_once(':')?;
     let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
     let plain = (!host.is_empty() && !host.contains([':', '[', ']', '/', ' '])).then_some(host);

@@ -21,6 +21,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use error::{ConfigError, Mistake, Notice, Where};
+pub(in crate::daemon) use host::host_of;
+
 pub use host::Host;
 
 use crate::model::{Role, RootName, RootRules, Rules};
