@@ -121,7 +121,7 @@ fn check_tests_the_certificates() {
     fs::write(folder.join("ca.pem"), params.self_signed(&authority_key).unwrap().pem()).unwrap();
     let authority = Issuer::new(params, authority_key);
     let key = KeyPair::generate().unwrap();
-    let mut make = |name: &str, until: i32| {
+    let make = |name: &str, until: i32| {
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         params.not_before = date_time_ymd(2001, 1, 1);
         params.not_after = date_time_ymd(until, 2, 3);
