@@ -40,6 +40,7 @@ pub(super) enum Command {
     Pause(Reach),
     /// Ends `syncd pause`: what was written meanwhile goes out, what drifted is reverted
     Resume(Reach),
+    Recover(Recover),
     /// Three real daemons on this host: publish, catch up, fail over; cleans up
     ///
     /// Runs in a temporary folder and on loopback only, needs no configuration and changes nothing else. Exits with 0
@@ -60,6 +61,27 @@ pub(super) struct Run {
     /// Ends this process when the one that started it ends
     #[arg(long, hide = true)]
     pub(super) die_with_parent: bool,
+}
+
+/// Carries on after a majority of the voters is lost for good
+///
+/// Start the other hosts first: with a majority of them back, nothing need be recovered. If they are lost for good, run
+/// this on the surviving host with the newest log while its daemon is stopped. It shows what it found and what may be
+/// lost, asks, and puts a new cluster in which this node alone votes in the place of the old one. Content, history and
+/// the head stay; generations and epochs go on rising. The old log is kept under another name, which is printed.
+#[derive(Debug, clap::Args)]
+pub(super) struct Recover {
+    /// Give this node's place in the old cluster up, and join the one that was recovered elsewhere
+    ///
+    /// For every other host that still has its data folder; status there says so. The log is laid aside, and the node
+    /// joins as after a lost disk: equal files stay untouched, what differs goes to quarantine. Refused while the old
+    /// cluster has a quorum.
+    #[arg(long)]
+    pub(super) rejoin: bool,
+
+    /// Do not ask
+    #[arg(long)]
+    pub(super) yes: bool,
 }
 
 /// A form of log lines.

@@ -5,6 +5,7 @@
 //! reads the environment.
 
 mod args;
+mod ask;
 mod check;
 mod client;
 mod demo;
@@ -15,6 +16,7 @@ mod orders;
 mod output;
 mod portrait;
 mod quarantine;
+mod recover;
 mod run;
 mod status;
 mod table;
@@ -84,6 +86,7 @@ fn obey(args: Args) -> Result<Exit, Failure> {
             let client = client(&file, &reach)?;
             wait_for(orders::resume(&client, &mut output))
         }
+        Command::Recover(args) => wait_for(recover::recover(&file.path, &args, &mut output)),
         Command::Demo => wait_for(demo::demo(&mut output)),
     }
 }

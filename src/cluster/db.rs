@@ -156,6 +156,14 @@ impl RaftDb {
             .map_err(|error| damaged(&self.path, format!("log entry {}", index.value()), error))
     }
 
+    /// Where the newest entry stands, purged ones included.
+    pub(super) fn last_id(&self) -> Result<Option<LogId>, ClusterError> {
+        match self.last_entry()? {
+            Some(entry) => Ok(Some(entry.log_id)),
+            None => self.get(PURGED),
+        }
+    }
+
     /// Whether this node ever voted or wrote an entry.
     pub(super) fn has_log(&self) -> Result<bool, ClusterError> {
         let purged: Option<LogId> = self.get(PURGED)?;
@@ -307,7 +315,7 @@ impl Writer<'_> {
 }
 
 /// Creates the file whole under another name first: an empty file under its own name is damage, never a first start.
-fn create(path: &Path) -> Result<(), ClusterError> {
+pub(super) fn create(path: &Path) -> Result<(), ClusterError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let fresh = path.with_file_name(format!("{name}.new"));
     match std::fs::remove_file(&fresh) {
@@ -349,7 +357,7 @@ fn damaged(
     ClusterError::Damaged { path: path.to_owned(), what: what.into(), source: Some(Box::new(source)) }
 }
 
-fn failed(
+pub(super) fn failed(
     operation: &'static str,
     path: &Path,
     source: impl std::error::Error + Send + Sync + 'static,

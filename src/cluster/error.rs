@@ -78,6 +78,12 @@ pub enum ClusterError {
     /// The first start of the log failed.
     #[error("initialize the log")]
     Initialize(#[source] Box<openraft::error::InitializeError<NodeId, PeerNode>>),
+    /// There is no log to recover.
+    #[error("there is no log in {}: a node without one need not be recovered, it joins a cluster that has formed as soon as its daemon runs", path.display())]
+    NoLog {
+        /// Where it would be.
+        path: PathBuf,
+    },
     /// One of this room's tasks panicked.
     #[error("the task {0} ended unexpectedly")]
     Task(&'static str),

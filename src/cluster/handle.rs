@@ -16,8 +16,8 @@ use crate::cluster::service::Service;
 use crate::cluster::shared::Shared;
 use crate::cluster::types::{Command, Response};
 use crate::model::{
-    ClusterState, Commit, CommitOutcome, Coordinator, Lease, NodeId, Order, OrderError, OrderOutcome,
-    Standing, UnknownOutcome,
+    ClusterId, ClusterState, Commit, CommitOutcome, Coordinator, Lease, NodeId, Order, OrderError,
+    OrderOutcome, Standing, UnknownOutcome,
 };
 use crate::rpc::{self, CONTROL_BYTES_MAX, Me, RAFT_BYTES_MAX};
 use crate::wire::proto::CommitRequest;
@@ -67,6 +67,14 @@ impl Cluster {
     #[must_use]
     pub fn identity(&self) -> Option<Me> {
         self.0.own.borrow().as_ref().map(|own| Me { cluster: own.cluster, node: own.node })
+    }
+
+    /// The cluster that this very node was recovered from, and the one that it carries on; none elsewhere.
+    #[must_use]
+    pub fn recovered(&self) -> Option<(ClusterId, ClusterId)> {
+        let own = self.0.own.borrow();
+        let record = own.as_ref()?.record.as_ref()?;
+        Some((*record.succeeds.last()?, record.cluster))
     }
 
     /// What this data folder drew once: tells it from a lost one of the same node.

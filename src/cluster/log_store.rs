@@ -109,11 +109,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>> {
         let read = || -> std::result::Result<_, ClusterError> {
-            Ok((self.db.get::<LogId>(PURGED)?, self.db.last_entry()?))
+            Ok((self.db.get::<LogId>(PURGED)?, self.db.last_id()?))
         };
-        let (last_purged_log_id, last) =
+        let (last_purged_log_id, last_log_id) =
             read().map_err(|error| StorageError::from(StorageIOError::read_logs(any(&error))))?;
-        let last_log_id = last.map(|entry| entry.log_id).or(last_purged_log_id);
         Ok(LogState { last_purged_log_id, last_log_id })
     }
 

@@ -8,21 +8,24 @@
 //!
 //! From the bottom: `record` (encoding) and `db` (the file), `log_store` and `state_machine` (openraft's storage,
 //! `state` its pure half), `network` and `service` (both ends of the transport), `formation` (until there is a log),
-//! `leader` around `appoint`, `renew` (the manager's side), `confirm` (reading the newest
-//! state), `orders` (what people order, `obey` its pure half), `task` and `handle`.
+//! `recover` (the file while no daemon runs), `leader` around `appoint`, `renew` (the manager's side), `confirm` (reading
+//! the newest state), `orders` (what people order, `obey` its pure half), `task` and `handle`.
 
 mod appoint;
 mod confirm;
 mod db;
 mod error;
 mod formation;
+mod greet;
 mod handle;
 mod leader;
 mod log_store;
 mod network;
 mod obey;
 mod orders;
+mod outlook;
 mod record;
+mod recover;
 mod renew;
 mod service;
 mod shared;
@@ -38,7 +41,9 @@ mod tests;
 
 pub use error::ClusterError;
 pub use handle::{Cluster, ClusterMetrics};
+pub use outlook::{Neighbour, Word};
 pub use record::RecordError;
+pub use recover::{LogFile, LogFindings, Succession};
 pub use shared::{ClusterConfig, FirstScan, ListedNode};
 pub use task::ClusterTask;
 pub use types::{PeerNode, Timing};

@@ -18,6 +18,7 @@ use crate::cluster::db::decode_formation;
 use crate::cluster::handle::propose;
 use crate::cluster::network::{pack, unpack};
 use crate::cluster::orders;
+use crate::cluster::outlook::own_last;
 use crate::cluster::record::{self, Kind};
 use crate::cluster::shared::{Request, Shared};
 use crate::cluster::state::known;
@@ -114,6 +115,10 @@ impl Coordination for Service {
         let scan = shared.first_scan.borrow().clone();
         let (content, marked_roots) = scan.unzip();
         let own = shared.own.borrow().clone();
+        let (last_term, last_index) = own_last(shared).await;
+        let has_leader = shared.leader().is_some() && shared.standing.borrow().leader.is_some();
+        let state = shared.state.borrow().clone();
+        let succeeds = state.iter().flat_map(|state| &state.lineage.succeeds);
         Ok(Reply::new(proto::HelloReply {
             cluster_name: shared.config.cluster_name.clone(),
             node_name: shared.config.node_name.clone(),
@@ -128,6 +133,13 @@ impl Coordination for Service {
             incarnation: Bytes::copy_from_slice(&shared.incarnation),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             unix_ms: unix_ms(),
+            succeeds: succeeds.map(|cluster| Bytes::copy_from_slice(&cluster.0)).collect(),
+            has_leader,
+            is_formed: state.is_some(),
+            last_term,
+            last_index,
+            without: Vec::new(),
+            anew: false,
         }))
     }
 

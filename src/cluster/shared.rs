@@ -1,12 +1,13 @@
 //! What the parts of this room share: the configuration, the log once it runs, and what the process shows of it.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Weak};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::cluster::appoint::{Answer, Ask};
+use crate::cluster::db::RaftDb;
 use crate::cluster::state_machine::StateSender;
 use crate::cluster::types::{FormationRecord, Own, PeerNode, Raft, Timing};
 use crate::model::{Epoch, FirstContent, Heard, Lease, NodeId, NodeReport, Role, Standing};
@@ -68,6 +69,8 @@ pub(super) type FormOrder = (FormationRecord, oneshot::Sender<Result<(), String>
 pub(super) struct Shared {
     pub(super) config: ClusterConfig,
     pub(super) incarnation: [u8; 16],
+    /// For looking only; whoever runs the log keeps it open.
+    pub(super) db: Weak<RaftDb>,
     /// Drawn by each process anew.
     pub(super) process: u64,
     pub(super) peers: Peers,

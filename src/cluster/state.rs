@@ -72,7 +72,7 @@ fn take(state: &mut ClusterState, commit: Commit) -> CommitOutcome {
         != Some((commit.epoch, commit.author))
     {
         CommitRefusal::OldEpoch
-    } else if commit.parent != state.generation() || Some(commit.generation) != commit.parent.checked_add(1) {
+    } else if commit.parent != state.generation() || Some(commit.generation) != state.next_generation() {
         CommitRefusal::NotOnHead
     } else if !state.is_majority(&head.holders) {
         CommitRefusal::NoMajority
@@ -88,6 +88,7 @@ fn take(state: &mut ClusterState, commit: Commit) -> CommitOutcome {
 fn admit(state: &mut ClusterState, index: u64, newcomer: Member) -> Response {
     known(state, &newcomer).unwrap_or_else(|| {
         let id = FOUNDERS_MAX + index;
+        state.lineage.awaited.remove(&newcomer.name);
         state.members.insert(id, newcomer);
         Response::Admitted(id)
     })
@@ -144,6 +145,7 @@ mod tests {
                 timeout: Duration::from_millis(600),
                 lease: LEASE,
             },
+            succeeds: Vec::new(),
         }
     }
 

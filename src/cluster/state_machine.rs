@@ -100,7 +100,8 @@ impl StateMachine {
     }
 }
 
-fn one(applied: &mut Applied, entry: Entry) -> Response {
+/// Applies one entry.
+pub(super) fn one(applied: &mut Applied, entry: Entry) -> Response {
     let at = At { term: entry.log_id.leader_id.term, index: entry.log_id.index };
     applied.last_applied = Some(entry.log_id);
     let voters: BTreeSet<NodeId> = applied.membership.voter_ids().collect();

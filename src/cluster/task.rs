@@ -17,6 +17,7 @@ use crate::cluster::handle::Cluster;
 use crate::cluster::leader::LeaderTask;
 use crate::cluster::log_store::LogStore;
 use crate::cluster::network::Network;
+use crate::cluster::outlook::keep_outlook;
 use crate::cluster::renew::Renewer;
 use crate::cluster::shared::{ClusterConfig, FirstScan, FormOrder, RaftSlot, Request, Shared};
 use crate::cluster::state_machine::StateMachine;
@@ -76,6 +77,7 @@ impl Cluster {
         let standing = Standing { node: own.as_ref().map(|own| own.node), ..Standing::default() };
         let shared = Arc::new(Shared {
             incarnation: db.incarnation()?,
+            db: Arc::downgrade(&db),
             process: u64::from_le_bytes(std::array::from_fn(|at| drawn[at])),
             config,
             peers,
@@ -136,17 +138,19 @@ impl ClusterTask {
             LeaderTask::new(Arc::clone(&shared), raft.clone(), own.node, own.record.clone(), requests);
         let renewer = Renewer::new(Arc::clone(&shared), own.node, asks).run(ending.clone()).map(Ok);
         let standing = keep_standing(Arc::clone(&shared), ending.clone()).map(Ok);
-        let (leader, renewer, standing) = tokio::join!(
+        let outlook = keep_outlook(Arc::clone(&shared), ending.clone()).map(Ok);
+        let (leader, renewer, standing, outlook) = tokio::join!(
             until(&ending, "leader", leader.run(ending.clone())),
             until(&ending, "renewer", renewer),
             until(&ending, "standing", standing),
+            until(&ending, "outlook", outlook),
         );
         shared.raft.send_replace(None);
         shared.serving.send_replace(None);
         shut_down(&raft).await;
         drop(raft);
         released(db).await;
-        leader.and(renewer).and(standing)
+        leader.and(renewer).and(standing).and(outlook)
     }
 }
 
@@ -201,7 +205,7 @@ async fn released(db: Arc<RaftDb>) {
     }
 }
 
-fn belongs(config: &ClusterConfig, own: &Own) -> Result<(), ClusterError> {
+pub(super) fn belongs(config: &ClusterConfig, own: &Own) -> Result<(), ClusterError> {
     if own.name != config.node_name {
         return Err(ClusterError::OtherName {
             path: config.db_path.clone(),

@@ -77,6 +77,8 @@ pub struct FormationRecord {
     pub founders: BTreeMap<NodeId, Founder>,
     /// The election's times.
     pub timing: Timing,
+    /// The clusters that this one succeeds, the oldest first; empty unless it was recovered.
+    pub succeeds: Vec<ClusterId>,
 }
 
 impl FormationRecord {

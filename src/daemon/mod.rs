@@ -17,10 +17,12 @@ mod http;
 mod listeners;
 mod metrics;
 mod page;
+mod recovery;
 mod report;
 mod reporter;
 mod run;
 mod supervise;
 mod view;
 
+pub use recovery::{Kept, Recovery, RecoveryError};
 pub use run::{Daemon, DaemonError};

@@ -11,7 +11,8 @@ use crate::daemon::config::Config;
 use crate::inventory::Observed;
 use crate::inventory::Unwatched;
 use crate::model::{
-    BootTime, ClusterState, NodeReport, NodeState, Problem, Role, RootReport, Seed, Severity, Standing,
+    BootTime, ClusterState, LostQuorum, NodeReport, NodeState, Problem, Role, RootReport, Seed, Severity,
+    Standing, Successor,
 };
 use crate::publish::PublishStatus;
 
@@ -247,15 +248,53 @@ fn formation_problems(inputs: &Inputs<'_>) -> Vec<Problem> {
                 problems.push(problem("waiting", why.clone(), "see the message".to_owned()));
             }
             if inputs.standing.leader.is_none() {
-                problems.push(problem(
-                    "no-quorum",
-                    "no leader is heard: a majority of the voters is down or out of reach; the gateways serve on".to_owned(),
-                    "start the daemons that are unreachable, or mend the network between the hosts".to_owned(),
-                ));
+                problems.push(no_quorum(inputs.standing.lost_quorum.as_ref(), &inputs.config.node.name));
             }
+            problems.extend(inputs.standing.successor.as_ref().map(|successor| succeeded(state, successor)));
         }
     }
     problems
+}
+
+/// No leader, and the way on: first the others, then recovery.
+fn no_quorum(lost: Option<&LostQuorum>, me: &str) -> Problem {
+    let problem = |message, remedy: String| Problem::new(Severity::Critical, "no-quorum", message, remedy);
+    let Some(lost) = lost.filter(|lost| 2 * lost.answering.len() <= lost.voters) else {
+        return problem(
+            "no leader is heard: a majority of the voters is down or out of reach; the gateways serve on"
+                .to_owned(),
+            "start the daemons that are unreachable, or mend the network between the hosts".to_owned(),
+        );
+    };
+    let silent = lost.silent.join(", ");
+    let place = if lost.newest == me { "on this host".to_owned() } else { format!("on {}", lost.newest) };
+    problem(
+        format!(
+            "no leader is heard for {} s: {silent} of {} voters do not answer; the gateways serve on, nothing is \
+             published",
+            lost.seconds, lost.voters
+        ),
+        format!(
+            "start {silent} first: with a majority up everything goes on by itself. Only if they are lost for good, \
+             {place}, which has the newest log: `systemctl stop syncd`, then `syncd recover`, then \
+             `systemctl start syncd`"
+        ),
+    )
+}
+
+/// This node was left behind in a cluster that is given up.
+fn succeeded(state: &ClusterState, successor: &Successor) -> Problem {
+    Problem::new(
+        Severity::Critical,
+        "succeeded",
+        format!(
+            "this node's cluster {} was recovered elsewhere: {} belong(s) to its successor {}",
+            state.cluster,
+            successor.seen_on.join(", "),
+            successor.cluster
+        ),
+        "on this host: `systemctl stop syncd`, then `syncd recover --rejoin`, then `systemctl start syncd`",
+    )
 }
 
 /// The worst first, each once, a bounded number of them, each with the node's name.

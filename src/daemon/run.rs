@@ -163,6 +163,10 @@ impl Daemon {
             own.subscribe(),
             heard.subscribe(),
         )?;
+        if let Some((from, to)) = cluster.recovered() {
+            // At each start, so that it happens whenever the power failed in between.
+            store.carry_applied_over(from, to)?;
+        }
         let heard_now = heard.subscribe();
         let (roster, roster_task) = roster::new(
             roster::Config { every: ASK_EVERY, patience: ASK_WITHIN },
@@ -349,7 +353,7 @@ fn make_private(folder: &std::path::Path) -> std::io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
 
-fn read_tls(config: &Config) -> Result<Option<Tls>, DaemonError> {
+pub(super) fn read_tls(config: &Config) -> Result<Option<Tls>, DaemonError> {
     let Some(files) = &config.tls else { return Ok(None) };
     let read = |key, path: &PathBuf| {
         fs::read(path).map_err(|source| DaemonError::File { key, path: path.clone(), source })
@@ -361,7 +365,7 @@ fn read_tls(config: &Config) -> Result<Option<Tls>, DaemonError> {
     }))
 }
 
-fn cluster_config(config: &Config, db_path: PathBuf) -> ClusterConfig {
+pub(super) fn cluster_config(config: &Config, db_path: PathBuf) -> ClusterConfig {
     let listed = config.cluster.nodes.iter().map(|node| ListedNode {
         name: node.name.clone(),
         address: node.address.clone(),

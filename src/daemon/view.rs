@@ -30,6 +30,8 @@ const NAMES_NO_PATH: &[&str] = &[
     "no-manager",
     "no-quorum",
     "no-majority",
+    "succeeded",
+    "not-rejoined",
     "unreachable",
     "root-missing",
     "root-emptied",
@@ -149,6 +151,11 @@ impl View {
                 expected.push((member.name.clone(), member.address.clone(), member.role.to_string()));
             }
         }
+        for (name, awaited) in state.iter().flat_map(|state| &state.lineage.awaited) {
+            if !expected.iter().any(|(listed, ..)| listed == name) {
+                expected.push((name.clone(), awaited.address.clone(), awaited.role.to_string()));
+            }
+        }
         if !expected.iter().any(|(name, ..)| *name == own.name) {
             expected.push((own.name.clone(), own.address.clone(), own.role.clone()));
         }
@@ -195,6 +202,20 @@ impl View {
                 message: format!("{} at {} {since}", row.name, row.address),
                 remedy: format!("see `systemctl status syncd` on {}, and whether its port is open", row.name),
             });
+        }
+        for (name, awaited) in state.iter().flat_map(|state| &state.lineage.awaited) {
+            problems.push(Problem::new(
+                Severity::Warning,
+                "not-rejoined",
+                format!(
+                    "{name} at {} was a member before this cluster was recovered, and did not come back",
+                    awaited.address
+                ),
+                format!(
+                    "on {name}: `systemctl stop syncd`, `syncd recover --rejoin`, `systemctl start syncd`; an \
+                     emptied host needs only the start"
+                ),
+            ));
         }
         if let Some(pause) = state.and_then(|state| state.paused.as_ref()) {
             let (by, at) = (&pause.by, time_text(pause.unix_ms));

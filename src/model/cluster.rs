@@ -162,6 +162,28 @@ pub struct ClusterState {
     pub paused: Option<Pause>,
     /// What became of the newest orders, the oldest first; a bounded number of them.
     pub orders: VecDeque<(OrderId, Result<OrderOutcome, Refusal>)>,
+    /// The clusters that this one succeeded; empty unless it was recovered from a lost majority.
+    pub lineage: Lineage,
+}
+
+/// What a recovered cluster knows of those before it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lineage {
+    /// The clusters that this one succeeds, the oldest first.
+    pub succeeds: Vec<ClusterId>,
+    /// Generations up to this number may be known somewhere: none of them is made again.
+    pub used_generation: u64,
+    /// Members of the cluster before it that did not come back yet, by name.
+    pub awaited: BTreeMap<String, Awaited>,
+}
+
+/// A host that was a member of the cluster before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Awaited {
+    /// Where its peers reached it, `host:port`.
+    pub address: String,
+    /// Its role there.
+    pub role: Role,
 }
 
 impl ClusterState {
@@ -183,6 +205,7 @@ impl ClusterState {
             head: None,
             paused: None,
             orders: VecDeque::new(),
+            lineage: Lineage::default(),
         }
     }
 
@@ -208,6 +231,12 @@ impl ClusterState {
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.head.as_ref().map_or(0, |head| head.generation)
+    }
+
+    /// The number of the next generation; none when there is none left.
+    #[must_use]
+    pub fn next_generation(&self) -> Option<u64> {
+        self.generation().max(self.lineage.used_generation).checked_add(1)
     }
 
     /// Whether `nodes` hold a majority of the voters.

@@ -11,7 +11,9 @@ use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::model::{BootTime, ClusterState, Digest, Epoch, NodeId, Order, OrderError, OrderOutcome};
+use crate::model::{
+    BootTime, ClusterId, ClusterState, Digest, Epoch, NodeId, Order, OrderError, OrderOutcome,
+};
 
 /// A generation that is held by a majority, offered to the log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,7 +22,7 @@ pub struct Commit {
     pub epoch: Epoch,
     /// The head it was made from; 0 for the first generation.
     pub parent: u64,
-    /// Its number: one more than the parent's.
+    /// Its number: one more than the parent's, or than the greatest one used before the cluster was recovered.
     pub generation: u64,
     /// The digest of all roots.
     pub digest: Digest,
@@ -89,6 +91,36 @@ pub struct Standing {
     pub confirmed: bool,
     /// What formation or admission waits for, in a sentence with a remedy; none when there is nothing to wait for.
     pub waiting_for: Option<String>,
+    /// Who of the voters answers, once no leader was heard for some seconds.
+    pub lost_quorum: Option<LostQuorum>,
+    /// A cluster that was recovered in the place of this node's own.
+    pub successor: Option<Successor>,
+}
+
+/// The voters while no leader is heard, as this node reaches them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LostQuorum {
+    /// For how long no leader is heard.
+    pub seconds: u64,
+    /// How many voters there are.
+    pub voters: usize,
+    /// Those that answer as members of this cluster, this node included, by name.
+    pub answering: Vec<String>,
+    /// The others, by name.
+    pub silent: Vec<String>,
+    /// Whose log is the newest among those that answer.
+    pub newest: String,
+}
+
+/// A cluster that took the place of another one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Successor {
+    /// Its id.
+    pub cluster: ClusterId,
+    /// Nodes that belong to it, by name.
+    pub seen_on: Vec<String>,
+    /// How many clusters it succeeds: the newest one succeeds the most.
+    pub succeeds: usize,
 }
 
 /// The one who orders commits and appoints managers.

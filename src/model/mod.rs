@@ -19,9 +19,12 @@ mod rules;
 
 pub use clock::{BootTime, unix_ms};
 pub use cluster::{
-    Appointment, ClusterId, ClusterState, FirstContent, Head, Member, NodeId, Pause, Role, Seed,
+    Appointment, Awaited, ClusterId, ClusterState, FirstContent, Head, Lineage, Member, NodeId, Pause, Role,
+    Seed,
 };
-pub use coordination::{Commit, CommitOutcome, CommitRefusal, Coordinator, Lease, Standing, UnknownOutcome};
+pub use coordination::{
+    Commit, CommitOutcome, CommitRefusal, Coordinator, Lease, LostQuorum, Standing, Successor, UnknownOutcome,
+};
 pub use forest::{Edit, Forest, Place, RootName};
 pub use generation::{Change, Epoch, FileTime, Generation, Proposal};
 pub use hash::{ContentHash, Digest};

@@ -20,6 +20,8 @@ use crate::wire::Header;
 pub(super) struct Draft {
     /// The head; none before the first generation.
     pub(super) parent: Option<Arc<Adopted>>,
+    /// The number that the log expects next.
+    pub(super) number: u64,
     pub(super) edits: BTreeMap<Place, Edit>,
     pub(super) rules: Rules,
     pub(super) epoch: u64,
@@ -63,7 +65,7 @@ pub(super) fn prepare(
     store: &Store,
     spool_dir: &Path,
 ) -> Result<Outcome, PublishError> {
-    let Draft { parent, mut edits, rules, epoch, author, created_unix_ms } = draft;
+    let Draft { parent, number, mut edits, rules, epoch, author, created_unix_ms } = draft;
     let base = base_forest(parent.as_deref(), &rules);
     let mut batch = store.batch();
     let mut unreadable = BTreeSet::new();
@@ -88,15 +90,9 @@ pub(super) fn prepare(
         return Ok(Outcome { prepared: None, unreadable });
     }
     let forest = base.with(edits.values().map(|edit| (edit.place.clone(), edit.new.clone())))?;
-    let number = parent.as_ref().map_or(0, |parent| parent.generation.number);
-    let generation = Generation {
-        number: number + 1,
-        parent: number,
-        digest: forest.digest(),
-        epoch,
-        author,
-        created_unix_ms,
-    };
+    let parent_number = parent.as_ref().map_or(0, |parent| parent.generation.number);
+    let generation =
+        Generation { number, parent: parent_number, digest: forest.digest(), epoch, author, created_unix_ms };
     let is_delete =
         |edit: &&Edit| edit.new.is_none() && edit.old.as_ref().is_some_and(|old| !old.is_folder());
     let deletes = edits.values().filter(is_delete).count() as u64;
@@ -105,7 +101,7 @@ pub(super) fn prepare(
         .map(|edit| Change { mtime: times.get(&edit.place).copied(), place: edit.place, entry: edit.new })
         .collect();
     let inlined = unknown_to_peers(&changes, &base, fresh);
-    let proposal = Proposal { generation, base: number, rules, changes };
+    let proposal = Proposal { generation, base: parent_number, rules, changes };
     batch.pin(&proposal)?;
     let base_digest = parent.map(|parent| parent.generation.digest);
     let header = delta::header(&proposal, base_digest, &inlined);

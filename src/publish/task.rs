@@ -106,6 +106,8 @@ struct Office {
     epoch: Epoch,
     /// The head; none before the first generation.
     parent: Option<Arc<Adopted>>,
+    /// The number of the next generation.
+    next: u64,
     /// The rules in force: the head's, or before the first generation this node's own.
     rules: Rules,
 }
@@ -267,7 +269,8 @@ impl PublishTask {
             return Standing::Out;
         }
         let rules = parent.as_ref().map_or_else(|| self.config.rules.clone(), |head| head.rules.clone());
-        Standing::In(Office { me, epoch, parent, rules })
+        let Some(next) = state.next_generation() else { return Standing::Out };
+        Standing::In(Office { me, epoch, parent, next, rules })
     }
 
     /// Begins an epoch: forgets what was pending in another one.
@@ -436,6 +439,7 @@ impl PublishTask {
         let decided = Instant::now();
         let draft = Draft {
             parent: office.parent.clone(),
+            number: office.next,
             edits: batch.edits,
             rules: rules.unwrap_or_else(|| office.rules.clone()),
             epoch: office.epoch,

@@ -43,6 +43,20 @@ impl Store {
         })
     }
 
+    /// The cluster `from` was recovered as `to` on this very node: what was applied under the one was applied under the
+    /// other. Nothing to do if that is noted already.
+    ///
+    /// # Errors
+    /// The former record stays then.
+    pub fn carry_applied_over(&self, from: ClusterId, to: ClusterId) -> Result<(), StoreError> {
+        match self.applied()? {
+            Some(applied) if applied.cluster == from => {
+                self.index().set_meta("applied", &Applied { cluster: to, ..applied })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Notes seconds given to paths outside an apply of a generation.
     ///
     /// # Errors

@@ -90,6 +90,20 @@ impl Node {
     }
 }
 
+impl Node {
+    /// What tells this host from the others, which have the same configuration file.
+    fn variables(&self) -> [(&'static str, std::ffi::OsString); 6] {
+        [
+            ("SYNCD_NODE__NAME", (&self.name).into()),
+            ("SYNCD_NODE__LISTEN", (&self.address).into()),
+            ("SYNCD_NODE__HTTP", (&self.http).into()),
+            ("SYNCD_NODE__DATA_DIR", self.data.clone().into()),
+            ("SYNCD_NODE__SOCKET", self.socket.clone().into()),
+            ("SYNCD_ROOT__0__PATH", self.root.clone().into()),
+        ]
+    }
+}
+
 impl TestCluster {
     /// Nodes that are not running yet, with empty roots. `extra` is appended to the configuration file.
     pub fn new(nodes: &[(&str, &'static str)], extra: &str) -> Self {
@@ -144,12 +158,7 @@ impl TestCluster {
         command
             .args(["run", "--config"])
             .arg(&config)
-            .env("SYNCD_NODE__NAME", &node.name)
-            .env("SYNCD_NODE__LISTEN", &node.address)
-            .env("SYNCD_NODE__HTTP", &node.http)
-            .env("SYNCD_NODE__DATA_DIR", &node.data)
-            .env("SYNCD_NODE__SOCKET", &node.socket)
-            .env("SYNCD_ROOT__0__PATH", &node.root)
+            .envs(node.variables())
             .envs(&node.env)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -337,6 +346,24 @@ impl TestCluster {
             .arg("--socket")
             .arg(&self.nodes[node].socket)
             .env("SYNCD_CONFIG", &self.config)
+            .output()
+            .unwrap();
+        (
+            output.status.code().unwrap_or(-1),
+            String::from_utf8_lossy(&output.stdout).into_owned(),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        )
+    }
+
+    /// Runs a command for a host whose daemon is stopped; its exit code (-1: a signal), standard output and standard error.
+    pub fn offline(&self, node: usize, arguments: &[&str]) -> (i32, String, String) {
+        let node = &self.nodes[node];
+        let output = Command::new(env!("CARGO_BIN_EXE_syncd"))
+            .args(arguments)
+            .env("SYNCD_CONFIG", &self.config)
+            .envs(node.variables())
+            .envs(&node.env)
+            .stdin(Stdio::null())
             .output()
             .unwrap();
         (

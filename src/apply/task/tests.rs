@@ -106,7 +106,7 @@ impl Node {
         confirmed: bool,
         shelf: Vec<(&'static str, What)>,
     ) -> Self {
-        let standing = Standing { leader: Some(OTHER), node: Some(ME), confirmed, waiting_for: None };
+        let standing = Standing { leader: Some(OTHER), node: Some(ME), confirmed, ..Standing::default() };
         let fake = Arc::new(Fake {
             state: watch::Sender::new(Some(Arc::new(state))),
             standing: watch::Sender::new(standing),

@@ -19,21 +19,20 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cluster::db::{RaftDb, random};
 use crate::cluster::error::ClusterError;
-use crate::cluster::formation::plan::{Greeting, Heard, Here, Step};
+use crate::cluster::formation::plan::{Here, Step};
+use crate::cluster::greet::{Heard, greet};
 use crate::cluster::log_store::blocking;
 use crate::cluster::record::{self, Kind};
 use crate::cluster::shared::{FormOrder, ListedNode, Shared};
 use crate::cluster::task;
 use crate::cluster::types::{FormationRecord, Founder, Own, Raft};
 use crate::crash;
-use crate::model::{ClusterId, Digest, FirstContent, Member, NodeId};
+use crate::model::{ClusterId, Member, NodeId};
 use crate::rpc;
-use crate::wire::proto::{FormRequest, HelloReply, HelloRequest, JoinRequest};
+use crate::wire::proto::{FormRequest, JoinRequest};
 
 /// How often an unformed node looks around.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
-/// One peer's answer to a greeting.
-const HELLO_MAX: Duration = Duration::from_secs(1);
 /// One peer's answer to a record, which it syncs first.
 const FORM_MAX: Duration = Duration::from_secs(5);
 /// A newcomer that is refused asks again after twice as long as before, and at least this often.
@@ -134,22 +133,8 @@ impl Formation {
     /// Asks every other listed node who it is.
     async fn greet(&self) -> Vec<(ListedNode, Heard)> {
         let config = &self.shared.config;
-        let others = config.listed.iter().filter(|node| node.name != config.node_name);
-        join_all(others.map(|node| async move {
-            let request = HelloRequest {
-                cluster_name: config.cluster_name.clone(),
-                node_name: config.node_name.clone(),
-            };
-            let heard = match self.shared.peers.coordination(None, &node.address) {
-                Ok(mut client) => match rpc::within(HELLO_MAX, client.hello(request)).await {
-                    Ok(reply) => Heard::Answered(greeting(reply)),
-                    Err(status) => Heard::Silent(status.message().to_owned()),
-                },
-                Err(error) => Heard::Silent(error.to_string()),
-            };
-            (node.clone(), heard)
-        }))
-        .await
+        let others = config.listed.iter().filter(|node| node.name != config.node_name).cloned();
+        greet(&self.shared.peers, &config.cluster_name, &config.node_name, others).await
     }
 
     fn record(&self, founders: Vec<Founder>) -> Result<FormationRecord, ClusterError> {
@@ -164,6 +149,7 @@ impl Formation {
             writer: 1,
             founders,
             timing: config.timing,
+            succeeds: Vec::new(),
         })
     }
 
@@ -328,21 +314,5 @@ impl Formation {
             self.start(own).await?;
         }
         Ok(())
-    }
-}
-
-fn greeting(reply: HelloReply) -> Greeting {
-    let cluster = <[u8; 16]>::try_from(reply.cluster_id.as_ref()).ok().map(ClusterId);
-    Greeting {
-        cluster_name: reply.cluster_name,
-        node_name: reply.node_name,
-        cluster,
-        has_log: reply.has_log,
-        marked_roots: reply.marked_roots,
-        content: reply.content.and_then(|content| {
-            let digest = Digest::from_slice(&content.digest)?;
-            Some(FirstContent { digest, files: content.files })
-        }),
-        incarnation: reply.incarnation.as_ref().try_into().ok(),
     }
 }

@@ -1,8 +1,9 @@
 //! What an unformed node does next, given what it is and what it heard. Pure.
 
+use crate::cluster::greet::{Greeting, Heard};
 use crate::cluster::shared::{ClusterConfig, FirstScan, ListedNode};
 use crate::cluster::types::{FOUNDERS_MAX, FormationRecord, Founder, Own};
-use crate::model::{ClusterId, FirstContent, Member};
+use crate::model::{FirstContent, Member};
 
 /// This node.
 #[derive(Debug)]
@@ -11,27 +12,6 @@ pub(super) struct Here<'a> {
     pub(super) incarnation: [u8; 16],
     pub(super) own: Option<&'a Own>,
     pub(super) scan: FirstScan,
-}
-
-/// What a peer said of itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Greeting {
-    pub(super) cluster_name: String,
-    pub(super) node_name: String,
-    pub(super) cluster: Option<ClusterId>,
-    pub(super) has_log: bool,
-    pub(super) marked_roots: Vec<String>,
-    pub(super) content: Option<FirstContent>,
-    pub(super) incarnation: Option<[u8; 16]>,
-}
-
-/// What came of asking one peer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Heard {
-    /// Nothing: why.
-    Silent(String),
-    /// Its words.
-    Answered(Greeting),
 }
 
 /// The next step.

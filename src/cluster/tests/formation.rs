@@ -121,6 +121,7 @@ fn store_record(net: &Net, at: &[usize], incarnation_of_gw1: Option<[u8; 16]>) -
         writer: 1,
         founders: founders.collect(),
         timing: config.timing,
+        succeeds: Vec::new(),
     };
     for at in at {
         let name = net.nodes[*at].config.node_name.clone();

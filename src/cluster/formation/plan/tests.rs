@@ -1,11 +1,12 @@
 //! One unformed node among three listed candidates and a listed worker: what it does for what it hears.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::*;
 use crate::cluster::types::Timing;
-use crate::model::{Digest, Role};
+use crate::model::{ClusterId, Digest, Role};
 
 const NOTHING: FirstContent = FirstContent { digest: Digest([0; 32]), files: 0 };
 
@@ -37,6 +38,12 @@ fn empty(name: &str) -> Greeting {
         marked_roots: Vec::new(),
         content: Some(NOTHING),
         incarnation: Some([2; 16]),
+        succeeds: Vec::new(),
+        has_leader: false,
+        is_formed: false,
+        last: (0, 0),
+        without: BTreeSet::new(),
+        anew: false,
     }
 }
 
@@ -76,6 +83,7 @@ fn record(cluster: u8) -> FormationRecord {
         writer: 1,
         founders: (1..).zip(founders).collect(),
         timing: config("gw1", Role::Candidate).timing,
+        succeeds: Vec::new(),
     }
 }
 

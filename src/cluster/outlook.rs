@@ -1,0 +1,230 @@
+//! Looks beyond this node's own cluster: who of the voters answers while no leader is heard, and whether another
+//! cluster succeeded this one. For status, and for people before they recover; nothing here decides anything.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::cluster::greet::{Greeting, Heard, greet};
+use crate::cluster::log_store::blocking;
+use crate::cluster::shared::{ClusterConfig, ListedNode, Shared};
+use crate::model::{ClusterId, ClusterState, LostQuorum, Successor};
+use crate::rpc::Peers;
+
+/// How often it looks while no leader is heard, and how often while one is.
+const LOOK_LOST: Duration = Duration::from_secs(2);
+const LOOK_LED: Duration = Duration::from_secs(30);
+/// An election takes less than this: before, nobody need be told who is missing.
+const LOST_AFTER: Duration = Duration::from_secs(5);
+
+/// Keeps what the standing says of the quorum and of a successor, until `stop`.
+pub(super) async fn keep_outlook(shared: Arc<Shared>, stop: CancellationToken) {
+    let mut lost_since: Option<Instant> = None;
+    let mut looked: Option<Instant> = None;
+    let mut standing = shared.standing.subscribe();
+    loop {
+        let led = standing.borrow_and_update().leader.is_some();
+        lost_since = if led { None } else { lost_since.or_else(|| Some(Instant::now())) };
+        let due = match lost_since {
+            Some(since) => (since + LOST_AFTER).max(looked.map_or(since, |at| at + LOOK_LOST)),
+            None => {
+                quorum_is(&shared, None);
+                looked.map_or_else(|| Instant::now() + LOOK_LOST, |at| at + LOOK_LED)
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = standing.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep_until(due) => {
+                let Some(()) = stop.run_until_cancelled(look(&shared, lost_since)).await else { return };
+                looked = Some(Instant::now());
+            }
+        }
+    }
+}
+
+async fn look(shared: &Shared, lost_since: Option<Instant>) {
+    let Some(own) = shared.own.borrow().as_ref().map(|own| own.cluster) else { return };
+    let Some(state) = shared.state.borrow().clone() else { return };
+    let config = &shared.config;
+    let around = neighbours(&state, &config.listed, &config.node_name);
+    let heard = greet(&shared.peers, &config.cluster_name, &config.node_name, around).await;
+    let successor = successor(own, &heard);
+    shared.standing.send_if_modified(|standing| {
+        let changed = standing.successor != successor;
+        if changed && let Some(successor) = &successor {
+            tracing::warn!(cluster = %successor.cluster, seen_on = ?successor.seen_on, "another cluster succeeded this one");
+        }
+        standing.successor = successor;
+        changed
+    });
+    if let Some(since) = lost_since
+        && shared.standing.borrow().leader.is_none()
+    {
+        let mine = own_last(shared).await;
+        quorum_is(shared, Some(lost(own, &state, &config.node_name, mine, since.elapsed(), &heard)));
+    }
+}
+
+fn quorum_is(shared: &Shared, lost: Option<LostQuorum>) {
+    shared.standing.send_if_modified(|standing| {
+        let changed = standing.lost_quorum != lost;
+        standing.lost_quorum = lost;
+        changed
+    });
+}
+
+/// Term and index of this node's newest entry; zeros when there is none, or it can't be read now.
+pub(super) async fn own_last(shared: &Shared) -> (u64, u64) {
+    let db = Weak::clone(&shared.db);
+    let read = blocking(move || match db.upgrade() {
+        Some(db) => Ok(db.last_id()?.map_or((0, 0), |id| (id.leader_id.term, id.index))),
+        None => Ok((0, 0)),
+    });
+    read.await.unwrap_or_else(|error| {
+        tracing::debug!(%error, "the newest entry can't be read");
+        (0, 0)
+    })
+}
+
+/// The listed nodes and the voters, but for this node.
+pub(super) fn neighbours(state: &ClusterState, listed: &[ListedNode], me: &str) -> Vec<ListedNode> {
+    let mut around: Vec<ListedNode> = listed.iter().filter(|node| node.name != me).cloned().collect();
+    for member in state.voters.iter().filter_map(|id| state.members.get(id)) {
+        if member.name != me && !around.iter().any(|node| node.name == member.name) {
+            let (name, address, role) = (member.name.clone(), member.address.clone(), member.role);
+            around.push(ListedNode { name, address, role });
+        }
+    }
+    around
+}
+
+/// What a node that was asked from offline belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Neighbour {
+    /// Its name in the list.
+    pub name: String,
+    /// Where it was asked.
+    pub address: String,
+    /// What came of it.
+    pub word: Word,
+}
+
+/// See [`Neighbour`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Word {
+    /// No answer: why.
+    Silent(String),
+    /// It belongs to no cluster.
+    Empty,
+    /// It belongs to this node's cluster.
+    Same {
+        /// Whether its vote counts.
+        votes: bool,
+        /// Whether it hears a leader.
+        has_leader: bool,
+        /// Term and index of its newest entry.
+        last: (u64, u64),
+    },
+    /// It belongs to another cluster.
+    Other {
+        /// Which.
+        cluster: ClusterId,
+        /// Whether that one succeeds this node's, or this node's that one.
+        is_kin: bool,
+        /// Whether it hears a leader.
+        has_leader: bool,
+    },
+}
+
+/// See [`crate::cluster::LogFile::look_around`].
+pub(super) async fn look_around(
+    peers: &Peers,
+    config: &ClusterConfig,
+    own: ClusterId,
+    state: &ClusterState,
+) -> Vec<Neighbour> {
+    let around = neighbours(state, &config.listed, &config.node_name);
+    let heard = greet(peers, &config.cluster_name, &config.node_name, around).await;
+    let word = |node: &ListedNode, heard: Heard| match heard {
+        Heard::Silent(why) => Word::Silent(why),
+        Heard::Answered(Greeting { cluster: None, .. }) => Word::Empty,
+        Heard::Answered(Greeting { cluster: Some(cluster), has_leader, last, .. }) if cluster == own => {
+            let votes = state.id_of(&node.name).is_some_and(|id| state.voters.contains(&id));
+            Word::Same { votes, has_leader, last }
+        }
+        Heard::Answered(Greeting { cluster: Some(cluster), succeeds, has_leader, .. }) => {
+            let is_kin = succeeds.contains(&own) || state.lineage.succeeds.contains(&cluster);
+            Word::Other { cluster, is_kin, has_leader }
+        }
+    };
+    heard
+        .into_iter()
+        .map(|(node, heard)| Neighbour { word: word(&node, heard), name: node.name, address: node.address })
+        .collect()
+}
+
+/// Who says that the cluster it belongs to succeeded `own`.
+pub(super) fn successor(own: ClusterId, heard: &[(ListedNode, Heard)]) -> Option<Successor> {
+    let mut found: Option<Successor> = None;
+    for (node, heard) in heard {
+        let Heard::Answered(Greeting { cluster: Some(cluster), succeeds, .. }) = heard else { continue };
+        if !succeeds.contains(&own) {
+            continue;
+        }
+        match &mut found {
+            Some(found) if found.cluster == *cluster => found.seen_on.push(node.name.clone()),
+            // A successor's successor knows them all.
+            Some(found) if found.succeeds >= succeeds.len() => {}
+            _ => {
+                let (seen_on, succeeds) = (vec![node.name.clone()], succeeds.len());
+                found = Some(Successor { cluster: *cluster, seen_on, succeeds });
+            }
+        }
+    }
+    found
+}
+
+/// Which voters are missing.
+fn lost(
+    own: ClusterId,
+    state: &ClusterState,
+    me: &str,
+    mine: (u64, u64),
+    since: Duration,
+    heard: &[(ListedNode, Heard)],
+) -> LostQuorum {
+    let mut lost = LostQuorum {
+        seconds: since.as_secs(),
+        voters: state.voters.len(),
+        answering: Vec::new(),
+        silent: Vec::new(),
+        newest: me.to_owned(),
+    };
+    let mut newest = mine;
+    for member in state.voters.iter().filter_map(|id| state.members.get(id)) {
+        if member.name == me {
+            lost.answering.push(me.to_owned());
+            continue;
+        }
+        let greeting = heard.iter().find_map(|(node, heard)| match heard {
+            Heard::Answered(greeting) if node.name == member.name && greeting.cluster == Some(own) => {
+                Some(greeting)
+            }
+            _ => None,
+        });
+        match greeting {
+            Some(greeting) => {
+                lost.answering.push(member.name.clone());
+                if greeting.last > newest {
+                    newest = greeting.last;
+                    lost.newest = member.name.clone();
+                }
+            }
+            None => lost.silent.push(member.name.clone()),
+        }
+    }
+    lost
+}
