@@ -4,6 +4,7 @@
 mod support;
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -52,6 +53,14 @@ fn obey(cluster: &mut TestCluster, node: usize, commands: &[String]) -> String {
     said
 }
 
+/// Waits until all of `nodes` are at the head, and that is `generation` or newer.
+fn wait_generation(cluster: &TestCluster, nodes: &[usize], generation: u64) -> u64 {
+    cluster.wait(&format!("generation {generation}"), LONG, || {
+        cluster.status(nodes[0]).is_some_and(|status| status["generation"].as_u64() >= Some(generation))
+    });
+    cluster.wait_in_sync(nodes, LONG)
+}
+
 fn number(status: &Value, key: &str) -> u64 {
     status[key].as_u64().unwrap_or_else(|| panic!("{key} of {status}"))
 }
@@ -64,8 +73,7 @@ fn the_last_of_three_publishes_again_by_three_commands_that_status_names() {
     cluster.wait_in_sync(&[0, 1, 2], LONG);
     let manager = cluster.wait_manager(LONG);
     cluster.write(manager, "default/api/a.xml", "<api>2</api>");
-    cluster.wait_content(0, "default/api/a.xml", "<api>2</api>", LONG);
-    let head = cluster.wait_in_sync(&[0, 1, 2], LONG);
+    let head = wait_generation(&cluster, &[0, 1, 2], 2);
     let before = cluster.status(0).unwrap();
 
     for lost in [1, 2] {
@@ -81,9 +89,8 @@ fn the_last_of_three_publishes_again_by_three_commands_that_status_names() {
     let (code, _, refused) = cluster.offline(0, &["recover", "--yes"]);
     assert_eq!(code, 2);
     assert!(refused.contains("stop it"), "the daemon runs: {refused}");
-    let inode = std::os::unix::fs::MetadataExt::ino(
-        &fs::metadata(cluster.nodes[0].root.join("default/api/a.xml")).unwrap(),
-    );
+    let artifact = cluster.nodes[0].root.join("default/api/a.xml");
+    let inode = fs::metadata(&artifact).unwrap().ino();
     let said = obey(&mut cluster, 0, &way);
     assert!(said.contains("What may be lost: generations that the lost majority committed"), "{said}");
     assert!(said.contains(&format!("generation {head}, committed")), "{said}");
@@ -93,17 +100,12 @@ fn the_last_of_three_publishes_again_by_three_commands_that_status_names() {
     assert_eq!(cluster.wait_manager(LONG), 0);
     assert_eq!(cluster.wait_in_sync(&[0], LONG), head, "the head is kept");
     cluster.write(0, "default/api/a.xml", "<api>3</api>");
-    cluster.wait("a generation after the recovery", LONG, || {
-        cluster.status(0).is_some_and(|status| number(&status, "generation") == head + 1)
-    });
+    assert_eq!(wait_generation(&cluster, &[0], head + 1), head + 1);
     let after = cluster.status(0).unwrap();
     assert!(number(&after, "epoch") > number(&before, "epoch"), "{after}");
     assert!(has_problem(&after, "not-rejoined") && row(&after, "gw3").is_some(), "{after}");
     assert!(!has_problem(&after, "drift") && row(&after, "gw1").unwrap()["quarantined"] == 0, "{after}");
-    let now = std::os::unix::fs::MetadataExt::ino(
-        &fs::metadata(cluster.nodes[0].root.join("default/api/a.xml")).unwrap(),
-    );
-    assert_eq!(inode, now, "syncd wrote no file");
+    assert_eq!(inode, fs::metadata(&artifact).unwrap().ino(), "syncd wrote no file");
     let (_, history, _) = cluster.cli(0, &["history", "--json"]);
     let history: Value = serde_json::from_str(&history).unwrap();
     assert!(history.as_array().unwrap().len() as u64 > head, "history is kept: {history}");

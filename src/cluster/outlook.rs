@@ -25,7 +25,8 @@ pub(super) async fn keep_outlook(shared: Arc<Shared>, stop: CancellationToken) {
     let mut looked: Option<Instant> = None;
     let mut standing = shared.standing.subscribe();
     loop {
-        let led = standing.borrow_and_update().leader.is_some();
+        // A leader that lost its quorum goes on believing in itself: only what a quorum confirmed counts.
+        let led = standing.borrow_and_update().confirmed;
         lost_since = if led { None } else { lost_since.or_else(|| Some(Instant::now())) };
         let due = match lost_since {
             Some(since) => (since + LOST_AFTER).max(looked.map_or(since, |at| at + LOOK_LOST)),
@@ -61,7 +62,7 @@ async fn look(shared: &Shared, lost_since: Option<Instant>) {
         changed
     });
     if let Some(since) = lost_since
-        && shared.standing.borrow().leader.is_none()
+        && !shared.standing.borrow().confirmed
     {
         let mine = own_last(shared).await;
         quorum_is(shared, Some(lost(own, &state, &config.node_name, mine, since.elapsed(), &heard)));

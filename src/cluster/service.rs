@@ -116,7 +116,7 @@ impl Coordination for Service {
         let (content, marked_roots) = scan.unzip();
         let own = shared.own.borrow().clone();
         let (last_term, last_index) = own_last(shared).await;
-        let has_leader = shared.leader().is_some() && shared.standing.borrow().leader.is_some();
+        let has_leader = shared.standing.borrow().confirmed;
         let state = shared.state.borrow().clone();
         let succeeds = state.iter().flat_map(|state| &state.lineage.succeeds);
         Ok(Reply::new(proto::HelloReply {

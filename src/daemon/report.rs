@@ -247,7 +247,7 @@ fn formation_problems(inputs: &Inputs<'_>) -> Vec<Problem> {
             } else if let Some(why) = &inputs.standing.waiting_for {
                 problems.push(problem("waiting", why.clone(), "see the message".to_owned()));
             }
-            if inputs.standing.leader.is_none() {
+            if inputs.standing.leader.is_none() || inputs.standing.lost_quorum.is_some() {
                 problems.push(no_quorum(inputs.standing.lost_quorum.as_ref(), &inputs.config.node.name));
             }
             problems.extend(inputs.standing.successor.as_ref().map(|successor| succeeded(state, successor)));
@@ -270,7 +270,7 @@ fn no_quorum(lost: Option<&LostQuorum>, me: &str) -> Problem {
     let place = if lost.newest == me { "on this host".to_owned() } else { format!("on {}", lost.newest) };
     problem(
         format!(
-            "no leader is heard for {} s: {silent} of {} voters do not answer; the gateways serve on, nothing is \
+            "no quorum for {} s: {silent} of {} voters do not answer; the gateways serve on, nothing is \
              published",
             lost.seconds, lost.voters
         ),

@@ -91,13 +91,13 @@ pub struct Standing {
     pub confirmed: bool,
     /// What formation or admission waits for, in a sentence with a remedy; none when there is nothing to wait for.
     pub waiting_for: Option<String>,
-    /// Who of the voters answers, once no leader was heard for some seconds.
+    /// Who of the voters answers, once no leader with a quorum was heard for some seconds.
     pub lost_quorum: Option<LostQuorum>,
     /// A cluster that was recovered in the place of this node's own.
     pub successor: Option<Successor>,
 }
 
-/// The voters while no leader is heard, as this node reaches them.
+/// The voters while no leader with a quorum is heard, as this node reaches them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LostQuorum {
     /// For how long no leader is heard.
