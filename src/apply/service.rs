@@ -151,9 +151,10 @@ impl Stager {
                 return Ok(None);
             };
             let inlined = lacked(&store, &proposal)?;
-            Ok::<_, StoreError>(Some((proposal, inlined)))
+            let hold = store.hold(inlined.iter().copied());
+            Ok::<_, StoreError>(Some((proposal, inlined, hold)))
         });
-        let (proposal, inlined) = found
+        let (proposal, inlined, hold) = found
             .await
             .map_err(|error| Status::internal(error.to_string()))?
             .map_err(|error| Status::internal(chain(&error)))?
@@ -162,7 +163,7 @@ impl Stager {
         let store = self.store.clone();
         let runtime = Handle::current();
         tokio::task::spawn_blocking(move || {
-            let _permit = permit;
+            let (_permit, _hold) = (permit, hold);
             let give = |part| send(&runtime, &sender, Ok(Parcel { part: Some(part) }));
             let base_digest = (proposal.base > 0).then_some(have_digest);
             let first = ParcelHeader::from(&header(&proposal, base_digest, &inlined));

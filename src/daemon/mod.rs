@@ -12,6 +12,7 @@ pub mod summary;
 pub mod telemetry;
 
 mod artifacts;
+mod collect;
 mod first;
 mod http;
 mod listeners;

@@ -14,6 +14,7 @@ use tonic::service::Routes;
 use crate::apply;
 use crate::cluster::{Cluster, ClusterConfig, ClusterError, ClusterTask, FirstScan, ListedNode, Timing};
 use crate::daemon::artifacts::ArtifactsService;
+use crate::daemon::collect::collect;
 use crate::daemon::config::{Config, ConfigError, Drift};
 use crate::daemon::control;
 use crate::daemon::first::FirstLook;
@@ -259,6 +260,7 @@ impl Daemon {
         tasks.spawn("inventory", self.inventory_task.run(shutdown.clone()));
         let verify = verify(self.inventory.clone(), config.sync.verify_every, shutdown.clone());
         tasks.spawn("verify", forever(verify));
+        tasks.spawn("collection", collect(self.view.store.clone(), shutdown.clone()));
         tasks.spawn("first look", forever(self.first_look.run(shutdown.clone())));
         tasks.spawn("cluster", self.cluster_task.run(shutdown.clone()));
         tasks.spawn("roster", forever(self.roster_task.run(shutdown.clone())));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{ArtifactPath, Digest, Entry, Manifest, ManifestError};
+use crate::model::{ArtifactPath, ContentHash, Digest, Entry, Manifest, ManifestError};
 
 /// The name of one root, equal on all nodes. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -101,6 +101,11 @@ impl Forest {
         self.roots.iter().flat_map(|(root, manifest)| {
             manifest.iter().map(|(path, entry)| (Place { root: root.clone(), path }, entry))
         })
+    }
+
+    /// The content of every regular file, as often as it is there.
+    pub fn contents(&self) -> impl Iterator<Item = ContentHash> {
+        self.roots.values().flat_map(Manifest::contents)
     }
 
     /// This forest with every `(place, entry)` put in place; an unknown root begins empty.

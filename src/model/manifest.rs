@@ -163,6 +163,11 @@ impl Manifest {
             .flat_map(|(key, folder)| folder.children.iter().map(|(name, entry)| (join(key, name), entry)))
     }
 
+    /// The content of every regular file, as often as it is there.
+    pub fn contents(&self) -> impl Iterator<Item = ContentHash> {
+        self.folders.values().flat_map(|folder| folder.children.values()).filter_map(Entry::content)
+    }
+
     /// Everything that lies below `folder`, in the order of [`Manifest::iter`].
     pub fn below<'a>(&'a self, folder: &'a ArtifactPath) -> impl Iterator<Item = (ArtifactPath, &'a Entry)> {
         let start = FolderKey::from(folder.as_bytes());

@@ -4,7 +4,7 @@
 //! single sync is long. What a batch put is durable only after [`Batch::sync`] or [`Batch::pin`]; dropping a batch
 //! takes back what was not.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::Read;
 
 use crate::crash;
@@ -18,11 +18,13 @@ pub struct Batch<'a> {
     store: &'a Store,
     writer: Option<Writer<'a>>,
     pending: HashMap<ContentHash, Location>,
+    /// What must not be collected before this ends.
+    held: HashSet<ContentHash>,
 }
 
 impl<'a> Batch<'a> {
     pub(super) fn new(store: &'a Store) -> Self {
-        Self { store, writer: None, pending: HashMap::new() }
+        Self { store, writer: None, pending: HashMap::new(), held: HashSet::new() }
     }
 
     /// Adds one content, checked against `hash` and `size` while it is written. One that is there already is read to
@@ -54,12 +56,19 @@ impl<'a> Batch<'a> {
         Ok(true)
     }
 
-    /// Whether the content is in the store or in this batch.
+    /// Whether the content is in the store or in this batch; it stays so as long as the batch lasts.
     ///
     /// # Errors
     /// When the index cannot be read.
-    pub fn has(&self, hash: &ContentHash) -> Result<bool, StoreError> {
+    pub fn has(&mut self, hash: &ContentHash) -> Result<bool, StoreError> {
+        self.hold(hash);
         Ok(self.pending.contains_key(hash) || self.store.has(hash)?)
+    }
+
+    fn hold(&mut self, hash: &ContentHash) {
+        if self.held.insert(*hash) {
+            self.store.0.holds.hold(hash);
+        }
     }
 
     /// Makes all that was put durable.
@@ -88,8 +97,10 @@ impl<'a> Batch<'a> {
         let (pin, record) = self.store.prepare_pin(&chain, proposal)?;
         for change in &proposal.changes {
             let Some(crate::model::Entry::File { size, hash, .. }) = change.entry else { continue };
+            self.hold(&hash);
             let held = match self.pending.get(&hash) {
                 Some(location) => Some(location.size),
+                None if self.store.0.holds.is_doomed(&hash) => None,
                 None => self.store.location(&hash)?.map(|location| location.size),
             };
             if held != Some(size) {
@@ -134,8 +145,16 @@ impl<'a> Batch<'a> {
             }
         }
         noted?;
+        self.store.0.holds.renew(self.pending.keys());
+        self.store.count_churn(self.pending.len() as u64);
         self.pending.clear();
         Ok(())
+    }
+}
+
+impl Drop for Batch<'_> {
+    fn drop(&mut self) {
+        self.store.0.holds.release(&self.held);
     }
 }
 

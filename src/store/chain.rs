@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use redb::{ReadTransaction, ReadableTable, WriteTransaction};
+use redb::{ReadTransaction, ReadableTable};
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
@@ -16,6 +16,7 @@ use crate::model::{
 };
 use crate::plan::Matcher;
 use crate::store::index::{COMMITTED, GENERATIONS, PINS, STEPS, TREE, decode, encode, put_meta};
+use crate::store::rows::{Row, Step, change_rows, row};
 use crate::store::{Store, StoreError};
 
 /// How many paths a history entry names.
@@ -70,7 +71,7 @@ pub(super) struct PinKey {
 pub(super) struct Pin {
     base: u64,
     base_digest: Option<Digest>,
-    forest: Forest,
+    pub(super) forest: Forest,
 }
 
 /// A pin as it lies in the index. The base's digest tells which of several pins of one number it is.
@@ -89,28 +90,13 @@ struct GenerationRecord {
     before: u64,
 }
 
-/// One row of the head.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Row {
-    entry: Entry,
-    mtime: Option<FileTime>,
-}
-
-/// One place that an adopted generation changed.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Step {
-    place: Place,
-    old: Option<Row>,
-    new: Option<Row>,
-}
-
 /// What is known of the generations, in memory.
 #[derive(Clone, Default)]
 pub(super) struct Chain {
-    head: Option<Arc<Adopted>>,
-    pins: BTreeMap<PinKey, Arc<Pin>>,
+    pub(super) head: Option<Arc<Adopted>>,
+    pub(super) pins: BTreeMap<PinKey, Arc<Pin>>,
     /// The adopted generations that can still be told: number to digest and the one before.
-    kept: BTreeMap<u64, (Digest, u64)>,
+    pub(super) kept: BTreeMap<u64, (Digest, u64)>,
 }
 
 impl Chain {
@@ -355,6 +341,7 @@ impl Store {
         let entry = history_entry(generation.clone(), &differing);
         let orphans = if replaces { chain.orphans_of(key) } else { Vec::new() };
 
+        self.count_churn(differing.len() as u64);
         let dropped = self.index().write(|txn| {
             let steps = change_rows(txn, differing, |place| {
                 times.get(place).or_else(|| base_times.get(place)).copied().flatten()
@@ -365,7 +352,7 @@ impl Store {
             if replaces {
                 dropped.extend(chain.kept.keys().copied());
             } else {
-                let keep = self.history_length().max(1) - 1;
+                let keep = self.history_length() - 1;
                 let excess = chain.kept.len().saturating_sub(keep);
                 dropped.extend(
                     chain.kept.keys().take(excess).filter(|n| needed.is_none_or(|needed| **n < needed)),
@@ -424,6 +411,7 @@ impl Store {
         if go.is_empty() {
             return Ok(());
         }
+        self.count_churn(go.len() as u64);
         self.index().write(|txn| {
             let mut pins = txn.open_table(PINS)?;
             for key in &go {
@@ -589,35 +577,6 @@ impl Store {
 fn record(txn: &ReadTransaction, number: u64) -> Result<Option<GenerationRecord>, StoreError> {
     let table = txn.open_table(GENERATIONS)?;
     table.get(number)?.map(|bytes| decode("a generation", bytes.value())).transpose()
-}
-
-fn row(
-    tree: &impl ReadableTable<(&'static str, &'static [u8]), &'static [u8]>,
-    place: &Place,
-) -> Result<Option<Row>, StoreError> {
-    let row = tree.get((place.root.as_str(), place.path.as_bytes()))?;
-    row.map(|bytes| decode("a place", bytes.value())).transpose()
-}
-
-/// Brings the head's rows to what the edits say, and tells what each was before.
-fn change_rows(
-    txn: &WriteTransaction,
-    edits: Vec<Edit>,
-    mtime: impl Fn(&Place) -> Option<FileTime>,
-) -> Result<Vec<Step>, StoreError> {
-    let mut tree = txn.open_table(TREE)?;
-    let mut steps = Vec::with_capacity(edits.len());
-    for Edit { place, new, .. } in edits {
-        let key = (place.root.as_str(), place.path.as_bytes());
-        let new = new.map(|entry| Row { mtime: entry.content().and_then(|_| mtime(&place)), entry });
-        let old = row(&tree, &place)?;
-        match &new {
-            Some(row) => tree.insert(key, encode(row)?.as_slice())?,
-            None => tree.remove(key)?,
-        };
-        steps.push(Step { place, old, new });
-    }
-    Ok(steps)
 }
 
 /// No manifest has what its own rules leave out.

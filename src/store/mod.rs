@@ -3,13 +3,13 @@
 //! Owns the data folder's `store` (append-only packs and one index) and `quarantine`. Knows nothing of artifact
 //! folders, peers or who is manager. All calls block on the disk: whoever is async calls them on a blocking thread.
 //! Invariants: what a batch pinned survives a crash at any step; a content is never given out unless its bytes match
-//! its hash; readers wait for no batch. Contents are never removed: a host writes a few kilobytes per publish.
+//! its hash; readers wait for no batch; what a kept generation, a pin or a running operation needs is never removed.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use redb::ReadableTable;
@@ -19,20 +19,26 @@ use crate::model::{ContentHash, unix_ms};
 mod batch;
 mod blob;
 mod chain;
+mod collect;
 mod error;
+mod hold;
 mod index;
 mod pack;
 mod quarantine;
 mod records;
+mod rows;
 
 pub use batch::Batch;
 pub use blob::Blob;
 pub use chain::{Adopted, HistoryEntry, Pinned};
+pub use collect::{Collected, Collector};
 pub use error::StoreError;
+pub use hold::Hold;
 pub use quarantine::{QuarantineId, QuarantineItem, Quarantined};
 pub use records::Applied;
 
 use chain::{Chain, PinKey};
+use hold::Holds;
 use index::{BLOBS, Index, PACKS};
 use pack::{Location, Packs};
 use quarantine::Quarantine;
@@ -54,6 +60,13 @@ struct Inner {
     quarantine: Quarantine,
     history: AtomicUsize,
     reserve: AtomicU64,
+    holds: Holds,
+    /// Contents that came or may have become unneeded since the last collection.
+    churn: AtomicU64,
+    /// How many contents the last collection left.
+    contents: AtomicU64,
+    /// When seconds were last pruned, in milliseconds since 1970.
+    pruned_ms: AtomicI64,
 }
 
 impl Store {
@@ -85,13 +98,19 @@ impl Store {
             quarantine,
             history: AtomicUsize::new(HISTORY_DEFAULT),
             reserve: AtomicU64::new(pack::RESERVE_BYTES),
+            holds: Holds::default(),
+            // What an earlier process left is unknown: the first collection is due.
+            churn: AtomicU64::new(u64::from(u32::MAX)),
+            contents: AtomicU64::new(0),
+            pruned_ms: AtomicI64::new(unix_ms()),
         }));
         store.set_chain(store.load_chain()?);
         store.prune_seconds(unix_ms())?;
         Ok(store)
     }
 
-    /// How many generations are kept from the next adopted one on; at least the head.
+    /// How many generations are kept from the next adopted one on; at least the head and the one before it, whose
+    /// contents come out of the roots while the head is applied.
     pub fn keep_history(&self, generations: usize) {
         self.0.history.store(generations, Ordering::Relaxed);
     }
@@ -101,7 +120,7 @@ impl Store {
     /// # Errors
     /// When the index cannot be read.
     pub fn has(&self, hash: &ContentHash) -> Result<bool, StoreError> {
-        Ok(self.location(hash)?.is_some())
+        Ok(!self.0.holds.is_doomed(hash) && self.location(hash)?.is_some())
     }
 
     /// Opens a content.
@@ -110,17 +129,26 @@ impl Store {
     /// [`StoreError::Missing`]; [`StoreError::Damaged`] when its bytes are others: it is forgotten then, so that it can
     /// be put again.
     pub fn open_blob(&self, hash: &ContentHash) -> Result<Blob, StoreError> {
-        let location = self.location(hash)?.ok_or(StoreError::Missing { hash: *hash })?;
-        let pack = self.0.packs.path(location.pack);
-        let opened = self.0.packs.open_record(hash, location).and_then(|file| {
-            Blob::open(file, hash, location)
-                .map_err(StoreError::io("read", &pack))?
-                .ok_or(StoreError::Damaged { hash: *hash, pack })
-        });
-        if let Err(StoreError::Damaged { hash, .. }) = &opened {
-            self.forget(hash)?;
+        let mut last = None;
+        loop {
+            let location = self.location(hash)?.ok_or(StoreError::Missing { hash: *hash })?;
+            let pack = self.0.packs.path(location.pack);
+            let opened = self.0.packs.open_record(hash, location).and_then(|file| {
+                Blob::open(file, hash, location)
+                    .map_err(StoreError::io("read", &pack))?
+                    .ok_or(StoreError::Damaged { hash: *hash, pack })
+            });
+            match opened {
+                Ok(blob) => return Ok(blob),
+                // Perhaps the collector moved it between the two reads; it does so once in a while.
+                Err(_) if last != Some(location) => last = Some(location),
+                Err(StoreError::Damaged { hash, pack }) => {
+                    self.forget(&hash)?;
+                    return Err(StoreError::Damaged { hash, pack });
+                }
+                Err(error) => return Err(error),
+            }
         }
-        opened
     }
 
     /// Forgets a content that was found damaged, so that it counts as missing and can be put again.
@@ -211,7 +239,7 @@ impl Store {
     }
 
     fn history_length(&self) -> usize {
-        self.0.history.load(Ordering::Relaxed)
+        self.0.history.load(Ordering::Relaxed).max(2)
     }
 }
 

@@ -4,12 +4,12 @@
 //! that the index notes count: what lies beyond is the remains of a write that was cut off, and is cut off itself.
 //! A batch owns the pack it writes to, so that two batches never wait for each other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::model::ContentHash;
 use crate::store::StoreError;
@@ -41,7 +41,15 @@ pub(super) struct Packs {
 #[derive(Default)]
 struct Idle {
     packs: Vec<Pack>,
+    /// Packs that a writer or the collector owns.
+    owned: BTreeSet<u32>,
     next: u32,
+}
+
+/// Reads the records of one pack.
+pub(super) struct Records {
+    file: File,
+    path: PathBuf,
 }
 
 /// One pack that a single writer owns.
@@ -70,7 +78,7 @@ impl Packs {
     pub(super) fn open(dir: &Path, lengths: &BTreeMap<u32, u64>) -> Result<Self, StoreError> {
         fs::create_dir_all(dir).map_err(StoreError::io("create", dir))?;
         let packs = Self { dir: dir.to_owned(), idle: Mutex::default() };
-        let mut idle = Idle { packs: Vec::new(), next: 1 };
+        let mut idle = Idle { next: 1, ..Idle::default() };
         for item in fs::read_dir(dir).map_err(StoreError::io("list", dir))? {
             let path = item.map_err(StoreError::io("list", dir))?.path();
             let Some(number) = number_of(&path) else { continue };
@@ -101,7 +109,7 @@ impl Packs {
                 idle.packs.push(Pack { number, file, path, length });
             }
         }
-        *packs.idle.lock().unwrap_or_else(PoisonError::into_inner) = idle;
+        *packs.idle() = idle;
         Ok(packs)
     }
 
@@ -111,12 +119,16 @@ impl Packs {
 
     /// A pack for one writer alone.
     pub(super) fn writer(&self) -> Result<Writer<'_>, StoreError> {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = self.idle();
         let Pack { number, mut file, path, length } = match idle.packs.pop() {
-            Some(pack) => pack,
+            Some(pack) => {
+                idle.owned.insert(pack.number);
+                pack
+            }
             None => {
                 let number = idle.next;
                 idle.next += 1;
+                idle.owned.insert(number);
                 drop(idle);
                 self.create(number)?
             }
@@ -131,6 +143,32 @@ impl Packs {
             end: length,
             synced: length,
         })
+    }
+
+    /// Keeps writers from a pack; false when one has it.
+    pub(super) fn claim(&self, number: u32) -> bool {
+        let mut idle = self.idle();
+        let claimed = idle.owned.insert(number);
+        if claimed {
+            idle.packs.retain(|pack| pack.number != number);
+        }
+        claimed
+    }
+
+    /// Ends a claim. The pack gets no further record before the next start, if it is there at all.
+    pub(super) fn unclaim(&self, number: u32) {
+        self.idle().owned.remove(&number);
+    }
+
+    /// The records of a pack.
+    pub(super) fn records(&self, number: u32) -> Result<Records, StoreError> {
+        let path = self.path(number);
+        let file = File::open(&path).map_err(StoreError::io("open", &path))?;
+        Ok(Records { file, path })
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Idle> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn create(&self, number: u32) -> Result<Pack, StoreError> {
@@ -310,16 +348,47 @@ impl Writer<'_> {
 
 impl Drop for Writer<'_> {
     fn drop(&mut self) {
+        let back = self.give_back();
+        let mut idle = self.packs.idle();
+        idle.owned.remove(&self.number);
+        idle.packs.extend(back);
+    }
+}
+
+impl Writer<'_> {
+    /// The pack, if another writer may go on with it.
+    fn give_back(&mut self) -> Option<Pack> {
         if self.end != self.settled && self.cut(self.settled).is_err() {
-            return;
+            return None;
         }
-        let Some(pack) = self.pack.take() else { return };
-        let (file, unwritten) = pack.into_parts();
+        let (file, unwritten) = self.pack.take()?.into_parts();
         if self.settled >= PACK_BYTES_MAX || !matches!(unwritten, Ok(ref rest) if rest.is_empty()) {
-            return;
+            return None;
         }
-        let pack = Pack { number: self.number, file, path: self.path.clone(), length: self.settled };
-        self.packs.idle.lock().unwrap_or_else(PoisonError::into_inner).packs.push(pack);
+        Some(Pack { number: self.number, file, path: self.path.clone(), length: self.settled })
+    }
+}
+
+impl Records {
+    /// Whose record begins at `offset`, and the content's length.
+    pub(super) fn at(&mut self, offset: u64) -> Result<(ContentHash, u64), StoreError> {
+        let mut header = [0; HEADER_BYTES as usize];
+        self.file.read_exact_at(&mut header, offset).map_err(StoreError::io("read", &self.path))?;
+        let (magic, rest) = header.split_at(MAGIC.len());
+        let (hash, size) = rest.split_at(32);
+        let (Ok(hash), Ok(size)) = (hash.try_into(), size.try_into()) else {
+            return Err(self.unreadable(offset));
+        };
+        if magic != MAGIC {
+            return Err(self.unreadable(offset));
+        }
+        Ok((ContentHash(hash), u64::from_le_bytes(size)))
+    }
+
+    fn unreadable(&self, offset: u64) -> StoreError {
+        let path = self.path.clone();
+        let source = std::io::Error::other(format!("no record begins at byte {offset}"));
+        StoreError::Io { operation: "read", path, source }
     }
 }
 
