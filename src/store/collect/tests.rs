@@ -322,6 +322,15 @@ fn copy_folder(from: &Path, to: &Path) {
     }
 }
 
+/// Ends the other thread also when this one fails.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn publishing_reading_and_collecting_at_once() {
     let mut rig = Rig::new(2);
@@ -341,6 +350,7 @@ fn publishing_reading_and_collecting_at_once() {
             }
             removed
         });
+        let end = Ends(&over);
         for clock in 0..150 {
             let mut to = rig.now();
             // Contents go and come back all the time.
@@ -352,7 +362,7 @@ fn publishing_reading_and_collecting_at_once() {
                 assert!(read(&store, &hash(text)).is_ok());
             }
         }
-        over.store(true, Ordering::Relaxed);
+        drop(end);
         assert!(collecting.join().unwrap() > 0);
     });
 }
