@@ -65,13 +65,13 @@ fn measure(files: usize, workers: usize) {
     let used: Vec<f64> = all.iter().map(|node| cpu(&cluster, *node) - before[*node]).collect();
     let sent = (sent(&cluster) - sent_before) / workers as f64 / 1e6;
     let worker = used[1..].iter().sum::<f64>() / workers as f64;
-    let peak = |node: usize| memory(&cluster, node, "VmHWM:");
+    let peak = |cluster: &TestCluster, node: usize| memory(cluster, node, "VmHWM:");
     println!(
         "published to {workers} workers {:>10.2} {:>15.2} {worker:>7.2} {:>17.0} {:>7.0} {:>19.1}",
         wall.as_secs_f64(),
         used[0],
-        peak(0),
-        (1..=workers).map(peak).fold(0.0, f64::max),
+        peak(&cluster, 0),
+        (1..=workers).map(|node| peak(&cluster, node)).fold(0.0, f64::max),
         sent
     );
     cluster.wait_equal(&all, LONG);
@@ -86,8 +86,8 @@ fn measure(files: usize, workers: usize) {
         started.elapsed().as_secs_f64(),
         cpu(&cluster, 0) - before,
         cpu(&cluster, late),
-        peak(0),
-        peak(late)
+        peak(&cluster, 0),
+        peak(&cluster, late)
     );
     for node in [0, 1] {
         let now = memory(&cluster, node, "VmRSS:");

@@ -25,6 +25,8 @@ use crate::store::{Adopted, Applied, Store, StoreError};
 
 /// How often everything is looked at although nothing happened: a root may have been exchanged.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// The problem of a node whose data has no room.
+const STORE_FULL: &str = "store-full";
 /// The first and the longest wait before a generation is asked for again.
 const SUPPLY_AGAIN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
@@ -194,7 +196,10 @@ impl ApplyTask {
             self.state.mark_unchanged();
             self.standing.mark_unchanged();
             self.observed.mark_unchanged();
-            self.look().await?;
+            match self.look().await {
+                Err(ApplyTaskError::Store(error)) if error.is_no_space() => self.wait_for_room(&error),
+                looked => looked?,
+            }
             self.publish().await?;
             let woken = tokio::select! {
                 changed = self.state.changed() => changed,
@@ -214,8 +219,19 @@ impl ApplyTask {
         }
     }
 
+    /// The disk of this node's data is full: the files stay as they are, and all is tried again.
+    fn wait_for_room(&mut self, error: &StoreError) {
+        let message = format!("{error}: no generation can be taken in here, and the files stay as they are");
+        let remedy = "free space on the file system of the data folder; it is tried again by itself";
+        self.now.problems.retain(|known| known.code != STORE_FULL);
+        self.now.problems.push(Problem::new(Severity::Critical, STORE_FULL, message, remedy));
+    }
+
     async fn look(&mut self) -> Result<(), ApplyTaskError> {
         self.now = Findings::new();
+        if let Err(error) = self.parts.store.check_room() {
+            self.wait_for_room(&error);
+        }
         let standing = self.standing.borrow().clone();
         let state = self.state.borrow().clone();
         let (Some(state), Some(node)) = (state, standing.node) else { return Ok(()) };
@@ -292,6 +308,10 @@ impl ApplyTask {
                 self.supply_due = Instant::now() + self.supply_wait;
                 self.supply_wait = (self.supply_wait * 2).min(SUPPLY_AGAIN.1);
                 self.now.wait_until(self.supply_due);
+                if let Err(full) = self.parts.store.check_room() {
+                    self.wait_for_room(&full);
+                    return Ok(None);
+                }
                 let remedy =
                     "see that the nodes named here run and can be reached; it is tried again by itself";
                 let found = Problem::new(Severity::Warning, "fetch-failed", error.to_string(), remedy);

@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::io::Read;
 
 use crate::crash;
-use crate::model::{ContentHash, Proposal};
+use crate::model::{ContentHash, Entry, Proposal};
 use crate::store::index::{BLOBS, PACKS, PINS, encode};
 use crate::store::pack::{Location, PORTION_BYTES, Writer};
 use crate::store::{PinKey, Pinned, Store, StoreError};
@@ -20,11 +20,13 @@ pub struct Batch<'a> {
     pending: HashMap<ContentHash, Location>,
     /// What must not be collected before this ends.
     held: HashSet<ContentHash>,
+    /// Bytes that were found to be free and not used yet: the disk is asked once per portion.
+    room: u64,
 }
 
 impl<'a> Batch<'a> {
     pub(super) fn new(store: &'a Store) -> Self {
-        Self { store, writer: None, pending: HashMap::new(), held: HashSet::new() }
+        Self { store, writer: None, pending: HashMap::new(), held: HashSet::new(), room: 0 }
     }
 
     /// Adds one content, checked against `hash` and `size` while it is written. One that is there already is read to
@@ -38,7 +40,7 @@ impl<'a> Batch<'a> {
             check(hash, size, content)?;
             return Ok(false);
         }
-        self.store.packs().room_for(size, self.store.reserve())?;
+        self.require_room(size)?;
         let mut writer = match self.writer.take() {
             Some(writer) => writer,
             None => self.store.packs().writer()?,
@@ -63,6 +65,21 @@ impl<'a> Batch<'a> {
     pub fn has(&mut self, hash: &ContentHash) -> Result<bool, StoreError> {
         self.hold(hash);
         Ok(self.pending.contains_key(hash) || self.store.has(hash)?)
+    }
+
+    fn require_room(&mut self, size: u64) -> Result<(), StoreError> {
+        if self.room < size {
+            self.room = match self.store.require_free(size.saturating_add(PORTION_BYTES)) {
+                Ok(()) => size.saturating_add(PORTION_BYTES),
+                Err(StoreError::NoSpace { .. }) => {
+                    self.store.require_free(size)?;
+                    size
+                }
+                Err(error) => return Err(error),
+            };
+        }
+        self.room -= size;
+        Ok(())
     }
 
     fn hold(&mut self, hash: &ContentHash) {
@@ -95,21 +112,35 @@ impl<'a> Batch<'a> {
             return Ok(pinned);
         }
         let (pin, record) = self.store.prepare_pin(&chain, proposal)?;
-        for change in &proposal.changes {
-            let Some(crate::model::Entry::File { size, hash, .. }) = change.entry else { continue };
-            self.hold(&hash);
-            let held = match self.pending.get(&hash) {
-                Some(location) => Some(location.size),
-                None if self.store.0.holds.is_doomed(&hash) => None,
-                None => self.store.location(&hash)?.map(|location| location.size),
-            };
-            if held != Some(size) {
-                return Err(StoreError::Missing { hash });
-            }
-        }
+        self.require_contents(proposal)?;
         self.commit(Some((key, &encode(&record)?)))?;
         self.store.set_chain(chain.with_pin(key, pin));
         Ok(pinned)
+    }
+
+    /// Every content of the proposal is here, and stays here as long as this batch lasts.
+    fn require_contents(&mut self, proposal: &Proposal) -> Result<(), StoreError> {
+        let files = proposal.changes.iter().filter_map(|change| match change.entry {
+            Some(Entry::File { size, hash, .. }) => Some((hash, size)),
+            _ => None,
+        });
+        let files: Vec<(ContentHash, u64)> = files.collect();
+        files.iter().for_each(|(hash, _)| self.hold(hash));
+        // Read only after all is held: what is there now stays.
+        self.store.index().read(|txn| {
+            let blobs = txn.open_table(BLOBS)?;
+            for (hash, size) in &files {
+                let held = match self.pending.get(hash) {
+                    Some(location) => Some(location.size),
+                    None if self.store.0.holds.is_doomed(hash) => None,
+                    None => blobs.get(hash.0)?.map(|row| row.value().2),
+                };
+                if held != Some(*size) {
+                    return Err(StoreError::Missing { hash: *hash });
+                }
+            }
+            Ok(())
+        })
     }
 
     fn commit(&mut self, pin: Option<(PinKey, &[u8])>) -> Result<(), StoreError> {

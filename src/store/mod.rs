@@ -65,6 +65,8 @@ struct Inner {
     churn: AtomicU64,
     /// How many contents the last collection left.
     contents: AtomicU64,
+    /// What an addition asked for in vain, in bytes; 0 once there is room.
+    wanted: AtomicU64,
     /// When seconds were last pruned, in milliseconds since 1970.
     pruned_ms: AtomicI64,
 }
@@ -102,6 +104,7 @@ impl Store {
             // What an earlier process left is unknown: the first collection is due.
             churn: AtomicU64::new(u64::from(u32::MAX)),
             contents: AtomicU64::new(0),
+            wanted: AtomicU64::new(0),
             pruned_ms: AtomicI64::new(unix_ms()),
         }));
         store.set_chain(store.load_chain()?);
@@ -198,6 +201,27 @@ impl Store {
     /// [`StoreError::NoSpace`].
     pub fn require_room(&self, bytes: u64) -> Result<(), StoreError> {
         self.packs().room_for(bytes, self.reserve() / 2)
+    }
+
+    /// Fails while the disk has no room for what was last to be added, or less than what is left to others.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSpace`].
+    pub fn check_room(&self) -> Result<(), StoreError> {
+        let wanted = self.0.wanted.load(Ordering::Relaxed);
+        self.packs().room_for(wanted, self.reserve())?;
+        // Another addition may have failed in between: it says so again when it is tried again.
+        self.0.wanted.store(0, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Fails unless so many bytes may be added.
+    fn require_free(&self, bytes: u64) -> Result<(), StoreError> {
+        let free = self.packs().room_for(bytes, self.reserve());
+        if free.is_err() {
+            self.0.wanted.fetch_max(bytes, Ordering::Relaxed);
+        }
+        free
     }
 
     /// From now on the disk counts as full.
