@@ -1,12 +1,14 @@
 //! The daemon's tasks under one roof: all are named, all are essential, and all end within the grace period.
 
 use std::collections::HashMap;
-use std::fmt::Display;
+use std::error::Error;
 use std::future::Future;
 use std::time::Duration;
 
 use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
+
+use crate::model::with_causes;
 
 /// How long tasks may take to finish a unit of work once the daemon stops.
 const GRACE: Duration = Duration::from_secs(10);
@@ -37,12 +39,12 @@ impl Supervisor {
     }
 
     /// Starts a task that ends only with the daemon.
-    pub fn spawn<E: Display>(
+    pub fn spawn<E: Into<Box<dyn Error>>>(
         &mut self,
         name: &'static str,
         task: impl Future<Output = Result<(), E>> + Send + 'static,
     ) {
-        let handle = self.tasks.spawn(async move { task.await.map_err(|error| error.to_string()) });
+        let handle = self.tasks.spawn(async move { task.await.map_err(|error| with_causes(&*error.into())) });
         self.names.insert(handle.id(), name);
     }
 

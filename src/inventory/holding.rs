@@ -1,14 +1,13 @@
 //! What one root holds, and what is known of each file in it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::inventory::RootConfig;
-use crate::model::{ArtifactPath, Entry, Manifest, RootRules};
+use crate::model::{ArtifactPath, Entry, Manifest, RootRules, with_causes};
 use crate::plan::Matcher;
 use crate::tree::{Root, Seen, TreeError};
 
@@ -227,16 +226,4 @@ impl Draft {
 
 fn starts_with(path: &ArtifactPath, folder: &ArtifactPath) -> bool {
     path.as_bytes().starts_with(folder.as_bytes())
-}
-
-/// An error with what caused it, in one line.
-pub(super) fn with_causes(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

@@ -4,8 +4,8 @@ use std::collections::{BTreeSet, HashSet};
 
 use tokio::time::Instant;
 
-use crate::inventory::holding::{Busy, Draft, Holding, with_causes};
-use crate::model::{ArtifactPath, Entry};
+use crate::inventory::holding::{Busy, Draft, Holding};
+use crate::model::{ArtifactPath, Entry, with_causes};
 use crate::tree::{self, Entered, Kind, Observation, Root, Seen, Walk};
 use crate::watcher::{WatchError, Watcher};
 

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::inventory::holding::{Holding, with_causes};
+use crate::inventory::holding::Holding;
 use crate::inventory::look::Look;
 use crate::inventory::{Config, Observed, RootState, Unwatched};
-use crate::model::{ArtifactPath, Forest, Place, RootName, RootRules, Rules};
+use crate::model::{ArtifactPath, Forest, Place, RootName, RootRules, Rules, with_causes};
 use crate::plan::{Matcher, PatternError};
 use crate::tree::Seen;
 use crate::watcher::{ChangeSet, WatchError, Watcher};

@@ -4,6 +4,7 @@
 //! features and consensus ([`Coordinator`]). Everything here is checked when it is made, so that whoever holds a
 //! value need not check it again. Leaves all input and output, and all wire and disk formats, to the floors above.
 
+mod causes;
 mod clock;
 mod cluster;
 mod coordination;
@@ -17,6 +18,7 @@ mod path;
 mod report;
 mod rules;
 
+pub use causes::with_causes;
 pub use clock::{BootTime, unix_ms};
 pub use cluster::{
     Appointment, Awaited, ClusterId, ClusterState, FirstContent, Head, Lineage, Member, NodeId, Pause, Role,
