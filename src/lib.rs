@@ -6,7 +6,7 @@
 //! ```text
 //! 6  main.rs  cli/                                   words to the user: arguments, output, exit codes
 //! 5  daemon/                                         composition: configuration, supervision, HTTP, status
-//! 4  cluster/  publish/  apply/  roster/             features; strangers to one another
+//! 4  cluster/  publish/  apply/  roster/  inspect/   features; strangers to one another
 //! 3  inventory/                                      what this node's roots hold now, which features share
 //! 2  tree/  store/  watcher/  rpc/  delta/           one outside thing each: artifact folders, own data, notifications, peers, parcels
 //! 1  plan/  wire/  crash.rs                          decisions and conversions: no disk, socket, clock or task
@@ -29,6 +29,7 @@ pub mod inventory;
 
 pub mod apply;
 pub mod cluster;
+pub mod inspect;
 pub mod publish;
 pub mod roster;
 

@@ -30,6 +30,9 @@ pub(super) enum Command {
     Run(Run),
     Status(Status),
     Check(Check),
+    Diff(Diff),
+    Verify(Verify),
+    Plan(Plan),
     History(History),
     /// Local content that was replaced on this node
     #[command(subcommand)]
@@ -152,6 +155,59 @@ pub(super) struct Check {
     /// Print JSON for scripts
     #[arg(long)]
     pub(super) json: bool,
+}
+
+/// The paths in which a node differs from the newest generation, and why
+///
+/// The node itself compares. Exits with 0 if nothing differs, with 1 if something does, and with 2 if a node can't tell
+/// or does not answer.
+#[derive(Debug, clap::Args)]
+pub(super) struct Diff {
+    /// The node [default: this one]
+    #[arg(value_name = "NODE", conflicts_with = "all")]
+    pub(super) node: Option<String>,
+
+    /// Ask every node
+    #[arg(long)]
+    pub(super) all: bool,
+
+    /// List also what the rules leave out and what is each node's own: no difference
+    #[arg(long)]
+    pub(super) excluded: bool,
+
+    /// Print JSON for scripts
+    #[arg(long)]
+    pub(super) json: bool,
+
+    #[command(flatten)]
+    pub(super) reach: Reach,
+}
+
+/// Every node reads all its files and all contents of its store again, without cached digests
+///
+/// A damaged content of a store is named and taken again from where a whole one is. Exits with 0 only if all nodes
+/// agree and nothing was damaged, with 1 if not, and with 2 if a node can't tell or does not answer.
+#[derive(Debug, clap::Args)]
+pub(super) struct Verify {
+    /// Print JSON for scripts
+    #[arg(long)]
+    pub(super) json: bool,
+
+    #[command(flatten)]
+    pub(super) reach: Reach,
+}
+
+/// What this node would publish or apply now, in the order in which it would be made; changes nothing
+///
+/// Exits with 0, with 1 if something is held until a person does something, and with 2 if it is not known.
+#[derive(Debug, clap::Args)]
+pub(super) struct Plan {
+    /// Print JSON for scripts
+    #[arg(long)]
+    pub(super) json: bool,
+
+    #[command(flatten)]
+    pub(super) reach: Reach,
 }
 
 /// Past generations: number, time, author, what changed

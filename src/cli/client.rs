@@ -84,7 +84,6 @@ impl Client {
 
     /// Orders something of the daemon that takes its time, and hands each thing that it says to `take` as it comes.
     /// However long that is, the daemon says something now and then.
-    #[expect(dead_code, reason = "switchover is the first to use it, in the commit after this")]
     pub(super) async fn follow<T: DeserializeOwned>(
         &self,
         path: &str,

@@ -12,6 +12,7 @@ mod demo;
 mod exit;
 mod history;
 mod http;
+mod inspect;
 mod orders;
 mod output;
 mod portrait;
@@ -70,6 +71,9 @@ fn obey(args: Args) -> Result<Exit, Failure> {
             wait_for(status::status(&client, &status, &mut output))
         }
         Command::Check(args) => wait_for(check::check(&file.path, &args, &mut output)),
+        Command::Diff(args) => wait_for(inspect::diff(&client(&file, &args.reach)?, &args, &mut output)),
+        Command::Verify(args) => wait_for(inspect::verify(&client(&file, &args.reach)?, &args, &mut output)),
+        Command::Plan(args) => wait_for(inspect::plan(&client(&file, &args.reach)?, &args, &mut output)),
         Command::History(history) => {
             let client = client(&file, &history.reach)?;
             wait_for(history::history(&client, &history, &mut output))

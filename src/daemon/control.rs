@@ -23,6 +23,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use crate::daemon::http::read;
 use crate::daemon::view::View;
+use crate::inspect::Question;
 use crate::model::{Coordinator, Order, OrderError, OrderOutcome};
 
 /// A long answer has a line at least this often, so that whoever waits can tell it from a hung daemon.
@@ -34,6 +35,7 @@ pub fn control(view: Arc<View>) -> Router {
         .route("/status", read(|State(view): State<Arc<View>>| async move { Json(view.status()) }))
         .route("/history", read(history))
         .route("/quarantine", read(quarantine))
+        .route("/inspect", post(inspect))
         .route("/pause", post(pause))
         .route("/resume", post(resume))
         .with_state(view)
@@ -147,4 +149,31 @@ async fn pause(State(view): State<Arc<View>>) -> Result<Json<OrderOutcome>, Cont
 
 async fn resume(State(view): State<Arc<View>>) -> Result<Json<OrderOutcome>, ControlError> {
     Ok(Json(view.cluster.order(Order::Resume).await?))
+}
+
+/// What the command line asks nodes to say of themselves.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct InspectOrder {
+    /// What is asked.
+    pub question: Question,
+    /// The node that is asked; none: this one.
+    pub node: Option<String>,
+    /// Ask every member instead.
+    pub everyone: bool,
+}
+
+async fn inspect(State(view): State<Arc<View>>, Json(order): Json<InspectOrder>) -> Response {
+    let mut answer = match order.everyone {
+        true => view.inspector.ask_all(order.question),
+        false => view.inspector.ask(order.question, order.node.as_deref()),
+    };
+    let (told, rows) = mpsc::channel(1);
+    tokio::spawn(async move {
+        while let Some(line) = answer.recv().await {
+            if told.send(Ok(line)).await.is_err() {
+                return;
+            }
+        }
+    });
+    lines(rows)
 }

@@ -25,6 +25,7 @@ use crate::daemon::report::unheard;
 use crate::daemon::reporter::Reporter;
 use crate::daemon::supervise::{Supervisor, TaskEnded};
 use crate::daemon::view::View;
+use crate::inspect::{self, Inspector};
 use crate::inventory::{self, InventoryHandle, InventoryTask};
 use crate::model::{Coordinator, Heard, NodeReport, Role};
 use crate::plan::PatternError;
@@ -110,6 +111,7 @@ pub struct Daemon {
     roster: Roster,
     roster_task: RosterTask,
     stager: apply::Stager,
+    inspector: Inspector,
     apply_task: apply::ApplyTask,
     publish_task: publish::PublishTask,
     reporter: Reporter,
@@ -192,11 +194,20 @@ impl Daemon {
             coordinator,
             inventory.clone(),
             store.clone(),
-            peers,
+            peers.clone(),
             applying.active.clone(),
             applying.held_at_start.clone(),
             Arc::clone(&metrics) as Arc<dyn publish::Observer>,
         );
+        let inspector = Inspector::new(inspect::Parts {
+            name: config.node.name.clone(),
+            inventory: inventory.clone(),
+            store: store.clone(),
+            state: cluster.state(),
+            publishing: publishing.outlook.clone(),
+            applying: applying.outlook.clone(),
+            peers,
+        });
         let view = Arc::new(View {
             config: Arc::clone(&config),
             cluster: cluster.clone(),
@@ -208,6 +219,7 @@ impl Daemon {
             active: applying.active.clone(),
             store,
             metrics,
+            inspector: inspector.clone(),
         });
         let reporter = Reporter {
             config: Arc::clone(&config),
@@ -234,6 +246,7 @@ impl Daemon {
             roster,
             roster_task,
             stager: applying.stager,
+            inspector,
             apply_task,
             publish_task,
             reporter,
@@ -268,7 +281,7 @@ impl Daemon {
         tasks.spawn("publish", self.publish_task.run(shutdown.clone()));
         tasks.spawn("reporter", forever(self.reporter.run(shutdown.clone())));
 
-        let artifacts = ArtifactsServer::new(ArtifactsService::new(self.stager, self.roster))
+        let artifacts = ArtifactsServer::new(ArtifactsService::new(self.stager, self.roster, self.inspector))
             .max_decoding_message_size(PARCEL_BYTES_MAX)
             .max_encoding_message_size(PARCEL_BYTES_MAX);
         let routes = Routes::new(self.cluster.raft_service())

@@ -11,6 +11,7 @@ use crate::daemon::config::Config;
 use crate::daemon::metrics::{Metrics, MetricsError, Snapshot};
 use crate::daemon::report::unheard;
 use crate::daemon::status::{Health, HistoryRow, QuarantineRow, StatusReport, time_text};
+use crate::inspect::Inspector;
 use crate::inventory::Observed;
 use crate::model::{
     BootTime, ClusterState, Coordinator, Entry, Epoch, Heard, HeardReport, Lease, NodeReport, NodeState,
@@ -76,6 +77,7 @@ pub struct View {
     pub(super) active: watch::Receiver<Option<Epoch>>,
     pub(super) store: Store,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) inspector: Inspector,
 }
 
 impl View {

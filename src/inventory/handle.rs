@@ -1,25 +1,45 @@
 //! How the features speak with the inventory.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::inventory::Observed;
 use crate::inventory::state::{Applied, RuleBook};
-use crate::model::{Place, Rules};
+use crate::model::{Entry, Place, Rules};
 use crate::plan::PatternError;
 use crate::tree::Seen;
 
 /// What the task is asked to do; it answers when the result is published.
 #[derive(Debug)]
 pub(super) enum Request {
-    /// Walk everything; without the cache, read everything.
-    Walk { cached: bool },
+    /// Walk everything.
+    Walk,
+    /// Read these again, whatever is known of them.
+    Reread(Vec<Place>),
     /// Go by other rules.
     Rules(RuleBook),
     /// Take over what was just written here.
     Applied(Applied),
 }
+
+/// How far reading every file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reread {
+    /// Files read.
+    pub files: u64,
+    /// Files that there were at the beginning.
+    pub files_total: u64,
+    /// Bytes in the files read.
+    pub bytes: u64,
+    /// Bytes in all files.
+    pub bytes_total: u64,
+}
+
+/// What is read anew without a look at events: some milliseconds.
+const PORTION_FILES: usize = 64;
+const PORTION_BYTES: u64 = 4 << 20;
 
 pub(super) type Asked = (Request, oneshot::Sender<Arc<Observed>>);
 
@@ -40,12 +60,55 @@ impl InventoryHandle {
     /// Walks all roots and says what they hold; the walk begins after this call. Files whose times and sizes say
     /// that they are unchanged are not read.
     pub async fn rescan(&self) -> Arc<Observed> {
-        self.ask(Request::Walk { cached: true }).await
+        self.ask(Request::Walk).await
     }
 
     /// As [`InventoryHandle::rescan`], and reads every file.
     pub async fn verify(&self) -> Arc<Observed> {
-        self.ask(Request::Walk { cached: false }).await
+        let whole = self.verify_with(|_| ControlFlow::Continue(())).await;
+        whole.unwrap_or_else(|| Arc::clone(&self.observed.borrow()))
+    }
+
+    /// As [`InventoryHandle::verify`], and says how far it is after each portion; none when it was told to break off.
+    ///
+    /// Between two portions the task attends to events, so that changes are noticed meanwhile as fast as ever.
+    pub async fn verify_with(
+        &self,
+        mut report: impl FnMut(Reread) -> ControlFlow<()>,
+    ) -> Option<Arc<Observed>> {
+        let mut observed = self.rescan().await;
+        let files: Vec<(Place, u64)> = observed
+            .forest
+            .iter()
+            .filter(|(_, entry)| !entry.is_folder())
+            .map(|(place, entry)| match entry {
+                Entry::File { size, .. } => (place, *size),
+                Entry::Folder { .. } | Entry::Link { .. } => (place, 0),
+            })
+            .collect();
+        let mut now = Reread {
+            files: 0,
+            files_total: files.len() as u64,
+            bytes: 0,
+            bytes_total: files.iter().map(|(_, size)| size).sum(),
+        };
+        let mut rest = files.into_iter().peekable();
+        while rest.peek().is_some() {
+            let (mut portion, mut bytes) = (Vec::new(), 0);
+            while let Some((place, size)) = rest.next_if(|(_, size)| {
+                portion.is_empty() || (portion.len() < PORTION_FILES && bytes + size <= PORTION_BYTES)
+            }) {
+                bytes += size;
+                portion.push(place);
+            }
+            now.files += portion.len() as u64;
+            now.bytes += bytes;
+            observed = self.ask(Request::Reread(portion)).await;
+            if report(now).is_break() {
+                return None;
+            }
+        }
+        Some(observed)
     }
 
     /// Goes by `rules` from now on; returns what the roots hold under them. A root that they do not name keeps the

@@ -19,8 +19,8 @@ pub(super) struct Look<'a> {
 }
 
 impl Look<'_> {
-    /// Walks a whole root; `cached` is false when every file is to be read.
-    pub(super) fn walk_root(&mut self, holding: &mut Holding, cached: bool) {
+    /// Walks a whole root.
+    pub(super) fn walk_root(&mut self, holding: &mut Holding) {
         let Some(root) = holding.root.clone() else { return };
         holding.wants_walk = false;
         if holding.missing.is_some()
@@ -29,7 +29,7 @@ impl Look<'_> {
             // It may be another folder than before, and nobody asks what happens in that one.
             watcher.forget(root.name());
         }
-        let walk = self.walk(holding, &root, None, cached);
+        let walk = self.walk(holding, &root, None);
         // What was found in a folder that is not the root any more is no news about the root.
         if let Err(error) = root.still_there() {
             holding.lose(&error);
@@ -170,27 +170,21 @@ impl Look<'_> {
     }
 
     fn walk_folder(&mut self, holding: &mut Holding, root: &Root, draft: &mut Draft, folder: &ArtifactPath) {
-        let walk = self.walk(holding, root, Some(folder), true);
+        let walk = self.walk(holding, root, Some(folder));
         let former = draft.below(holding, folder);
         let busy = holding.busy.keys().filter(|path| path.is_below(folder)).cloned().collect();
         let failed = holding.failed.keys().filter(|path| path.is_below(folder)).cloned().collect();
         self.conclude(holding, draft, walk, former, busy, failed);
     }
 
-    fn walk(
-        &mut self,
-        holding: &mut Holding,
-        root: &Root,
-        from: Option<&ArtifactPath>,
-        cached: bool,
-    ) -> Walk {
+    fn walk(&mut self, holding: &mut Holding, root: &Root, from: Option<&ArtifactPath>) -> Walk {
         let mut unwatched = std::mem::take(&mut holding.unwatched);
         if let Some(from) = from {
             forget_below(&mut unwatched, from);
         } else {
             unwatched.clear();
         }
-        let cache = |path: &ArtifactPath| holding.seen.get(path).filter(|_| cached).cloned();
+        let cache = |path: &ArtifactPath| holding.seen.get(path).cloned();
         let mut enter = |entered: Entered<'_>| {
             if let Some(watcher) = self.watcher
                 && let Err(error) = watcher.watch(root.name(), entered.folder, entered.handle)

@@ -18,7 +18,7 @@ mod observed;
 mod state;
 mod task;
 
-pub use handle::InventoryHandle;
+pub use handle::{InventoryHandle, Reread};
 pub use observed::{Observed, RootState, Unwatched};
 pub use task::{InventoryTask, new};
 

@@ -42,8 +42,10 @@ impl RuleBook {
 /// What one sweep is to do.
 #[derive(Debug, Default)]
 pub(super) struct Job {
-    /// Walk everything; false: without the cache.
-    pub walk: Option<bool>,
+    /// Walk everything.
+    pub walk: bool,
+    /// Read these again, whatever is known of them.
+    pub reread: Vec<Place>,
     /// Go by these rules from now on.
     pub rules: Option<RuleBook>,
     /// What was just written here.
@@ -149,10 +151,7 @@ impl State {
         for holding in self.holdings.values_mut() {
             news |= holding.reopen();
         }
-        let walk = match (job.walk, job.rules.is_some() || job.changes.rescan_all || !self.complete) {
-            (None, true) => Some(true),
-            (walk, _) => walk,
-        };
+        let walk = job.walk || job.rules.is_some() || job.changes.rescan_all || !self.complete;
         if let Some(book) = job.rules {
             for (name, (matcher, rules)) in book.0 {
                 if let Some(holding) = self.holdings.get_mut(&name) {
@@ -164,13 +163,19 @@ impl State {
         if job.poll {
             self.add_unwatched(&mut places);
         }
+        for Place { root, path } in job.reread {
+            if let Some(holding) = self.holdings.get_mut(&root) {
+                holding.seen.remove(&path);
+                places.entry(root).or_default().places.insert(path);
+            }
+        }
         let mut applied = by_root(job.applied);
         let watcher = self.watcher.clone();
         let mut look = Look { watcher: watcher.as_deref(), now, unwatched: None };
         for (name, holding) in &mut self.holdings {
             let Due { mut places, deep, whole } = places.remove(name).unwrap_or_default();
-            if walk.is_some() || whole || holding.wants_walk {
-                look.walk_root(holding, walk.unwrap_or(true));
+            if walk || whole || holding.wants_walk {
+                look.walk_root(holding);
                 news = true;
                 continue;
             }
@@ -184,11 +189,11 @@ impl State {
             }
         }
         let unwatched = look.unwatched;
-        if walk.is_some() {
+        if walk {
             self.scan_seconds = now.elapsed().as_secs_f64();
             self.complete = true;
         }
-        self.note_unwatched(unwatched, job.poll || walk.is_some(), now);
+        self.note_unwatched(unwatched, job.poll || walk, now);
         news
     }
 

@@ -49,7 +49,7 @@ impl InventoryTask {
     /// [`InventoryError::Look`].
     pub async fn run(self, stop: CancellationToken) -> Result<(), InventoryError> {
         let Self { mut state, mut changes, mut requests, observed, rescan_every } = self;
-        let mut job = Job { walk: Some(true), ..Job::default() };
+        let mut job = Job { walk: true, ..Job::default() };
         let mut waiting = Vec::new();
         let mut next_walk = Instant::now();
         loop {
@@ -57,9 +57,9 @@ impl InventoryTask {
                 let watcher = Watcher::new().map(Arc::new);
                 changes = watcher.as_ref().ok().map(|watcher| watcher.changes());
                 state.watch_by(watcher);
-                job.walk.get_or_insert(true);
+                job.walk = true;
             }
-            let walks = job.walk.is_some();
+            let walks = job.walk;
             let sweep = tokio::task::spawn_blocking(move || {
                 let news = state.sweep(job);
                 (state, news)
@@ -128,12 +128,10 @@ async fn next_job(
             job.changes.merge(set);
         }
         let now = Instant::now();
-        if now >= next_walk && job.walk.is_none() {
-            job.walk = Some(true);
-        }
+        job.walk |= now >= next_walk;
         job.poll = poll.is_some_and(|poll| now >= poll);
         state.postpone_busy(&mut job.changes, now);
-        if due || !waiting.is_empty() || job.walk.is_some() || job.poll || !job.changes.is_empty() {
+        if due || !waiting.is_empty() || job.walk || job.poll || !job.changes.is_empty() {
             return (job, waiting);
         }
     }
@@ -148,7 +146,8 @@ async fn next_changes(changes: &mut Option<Changes>) -> ChangeSet {
 
 fn take((request, answer): Asked, job: &mut Job, waiting: &mut Vec<Answer>) {
     match request {
-        Request::Walk { cached } => job.walk = Some(job.walk.unwrap_or(true) && cached),
+        Request::Walk => job.walk = true,
+        Request::Reread(places) => job.reread.extend(places),
         Request::Rules(book) => job.rules = Some(book),
         Request::Applied(applied) => job.applied.extend(applied),
     }
