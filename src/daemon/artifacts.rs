@@ -1,30 +1,26 @@
-//! The one service that several rooms answer together: content by apply, reports by the roster, questions by inspect.
+//! The one service that two rooms answer together: content by apply, reports by the roster.
 
 use futures::stream::{BoxStream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::apply::Stager;
-use crate::inspect::Inspector;
 use crate::model::NodeId;
 use crate::roster::Roster;
 use crate::rpc::Caller;
 use crate::wire::proto::artifacts_server::Artifacts;
-use crate::wire::proto::{
-    ContentPart, ContentRequest, FetchRequest, InspectLine, InspectRequest, Parcel, Report, StageReply,
-};
+use crate::wire::proto::{FetchRequest, Parcel, Report, StageReply};
 
 /// Answers what peers ask about content and reports.
 pub struct ArtifactsService {
     stager: Stager,
     roster: Roster,
-    inspector: Inspector,
 }
 
 impl ArtifactsService {
-    /// Over the rooms that know the answers.
+    /// Over the two rooms that know the answers.
     #[must_use]
-    pub fn new(stager: Stager, roster: Roster, inspector: Inspector) -> Self {
-        Self { stager, roster, inspector }
+    pub fn new(stager: Stager, roster: Roster) -> Self {
+        Self { stager, roster }
     }
 }
 
@@ -56,23 +52,5 @@ impl Artifacts for ArtifactsService {
             Ok(report) => Ok(Response::new(report)),
             Err(error) => Err(Status::invalid_argument(error.to_string())),
         }
-    }
-
-    type InspectStream = BoxStream<'static, Result<InspectLine, Status>>;
-
-    async fn inspect(
-        &self,
-        request: Request<InspectRequest>,
-    ) -> Result<Response<Self::InspectStream>, Status> {
-        Ok(Response::new(self.inspector.inspect(request.get_ref())?.boxed()))
-    }
-
-    type ContentStream = BoxStream<'static, Result<ContentPart, Status>>;
-
-    async fn content(
-        &self,
-        request: Request<ContentRequest>,
-    ) -> Result<Response<Self::ContentStream>, Status> {
-        Ok(Response::new(self.inspector.content(request.get_ref())?.boxed()))
     }
 }

@@ -31,9 +31,10 @@ use crate::model::{Coordinator, Heard, NodeReport, Role};
 use crate::plan::PatternError;
 use crate::publish;
 use crate::roster::{self, Roster, RosterTask};
-use crate::rpc::{self, Identity, PARCEL_BYTES_MAX, Peers, Tls};
+use crate::rpc::{self, CONTROL_BYTES_MAX, Identity, PARCEL_BYTES_MAX, Peers, Tls};
 use crate::store::{Store, StoreError};
 use crate::wire::proto::artifacts_server::ArtifactsServer;
+use crate::wire::proto::inspection_server::InspectionServer;
 
 /// Roots are walked this often even if no event came.
 const RESCAN_EVERY: Duration = Duration::from_secs(30);
@@ -281,12 +282,16 @@ impl Daemon {
         tasks.spawn("publish", self.publish_task.run(shutdown.clone()));
         tasks.spawn("reporter", forever(self.reporter.run(shutdown.clone())));
 
-        let artifacts = ArtifactsServer::new(ArtifactsService::new(self.stager, self.roster, self.inspector))
+        let artifacts = ArtifactsServer::new(ArtifactsService::new(self.stager, self.roster))
             .max_decoding_message_size(PARCEL_BYTES_MAX)
+            .max_encoding_message_size(PARCEL_BYTES_MAX);
+        let inspection = InspectionServer::new(self.inspector)
+            .max_decoding_message_size(CONTROL_BYTES_MAX)
             .max_encoding_message_size(PARCEL_BYTES_MAX);
         let routes = Routes::new(self.cluster.raft_service())
             .add_service(self.cluster.coordination_service())
-            .add_service(artifacts);
+            .add_service(artifacts)
+            .add_service(inspection);
         let Listeners { peers, http, control } = self.listeners;
         let http = http.tap_io(|stream| {
             if let Err(error) = stream.set_nodelay(true) {

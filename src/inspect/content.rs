@@ -13,7 +13,7 @@ use tonic::Status;
 use crate::delta::{ChunkReader, ChunkWriter};
 use crate::inventory::Observed;
 use crate::model::{ClusterState, ContentHash, NodeId, Place};
-use crate::rpc::{Lane, Peers, within};
+use crate::rpc::{Peers, within};
 use crate::store::{Store, StoreError};
 use crate::wire::proto::{ContentPart, ContentRequest};
 
@@ -128,7 +128,7 @@ impl Mender<'_> {
         hash: &ContentHash,
         size: u64,
     ) -> Result<(), String> {
-        let mut peer = self.peers.artifacts(id, address, Lane::Bulk).map_err(|error| error.to_string())?;
+        let mut peer = self.peers.inspection(id, address).map_err(|error| error.to_string())?;
         let request = ContentRequest { hash: Bytes::copy_from_slice(hash.as_bytes()) };
         let mut pieces = within(ANSWER, peer.content(request)).await.map_err(|status| status.to_string())?;
         let (sender, mut coming) = mpsc::channel::<io::Result<Bytes>>(WAITING);

@@ -4,8 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc, watch};
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::Status;
 
 use crate::inspect::content::{Giver, Mender};
 use crate::inspect::diff::Sight;
@@ -15,7 +13,6 @@ use crate::inventory::{InventoryHandle, Observed};
 use crate::model::{ClusterState, Forest, NodeId, Outlook, OutlookHandle};
 use crate::rpc::Peers;
 use crate::store::{Adopted, Store, StoreError};
-use crate::wire::proto::{ContentPart, ContentRequest, InspectLine, InspectRequest};
 
 /// Answers at once; each walks the roots.
 const ANSWERS_MAX: usize = 4;
@@ -46,7 +43,7 @@ pub struct Parts {
 #[derive(Clone)]
 pub struct Inspector {
     parts: Arc<Parts>,
-    giver: Giver,
+    pub(super) giver: Giver,
     answering: Arc<Semaphore>,
     verifying: Arc<Semaphore>,
 }
@@ -58,32 +55,6 @@ impl Inspector {
         let giver = Giver::new(parts.store.clone());
         let (answering, verifying) = (Arc::new(Semaphore::new(ANSWERS_MAX)), Arc::new(Semaphore::new(1)));
         Self { parts: Arc::new(parts), giver, answering, verifying }
-    }
-
-    /// Answers a peer.
-    ///
-    /// # Errors
-    /// A question that this version does not know.
-    pub fn inspect(
-        &self,
-        request: &InspectRequest,
-    ) -> Result<impl futures::Stream<Item = Result<InspectLine, Status>> + Send + use<>, Status> {
-        let Some(question) = peers::question(request) else {
-            return Err(Status::unimplemented("this version does not know that question"));
-        };
-        let lines = ReceiverStream::new(self.answer(question));
-        Ok(futures::StreamExt::map(lines, |told| Ok(peers::line(&told))))
-    }
-
-    /// Gives a content out to a peer whose own is damaged.
-    ///
-    /// # Errors
-    /// A hash that is none, or too many such requests at once.
-    pub fn content(
-        &self,
-        request: &ContentRequest,
-    ) -> Result<ReceiverStream<Result<ContentPart, Status>>, Status> {
-        self.giver.give(request)
     }
 
     /// Asks the node called `name`, or without a name this one.
@@ -144,7 +115,7 @@ impl Inspector {
     }
 
     /// What this node says; the last line is an [`End`].
-    fn answer(&self, question: Question) -> mpsc::Receiver<Told> {
+    pub(super) fn answer(&self, question: Question) -> mpsc::Receiver<Told> {
         let (told, lines) = mpsc::channel(WAITING);
         let inspector = self.clone();
         tokio::spawn(async move {

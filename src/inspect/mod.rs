@@ -12,6 +12,7 @@ mod diff;
 mod inspector;
 mod peers;
 mod plan;
+mod service;
 mod told;
 mod verify;
 

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use crate::inspect::diff::ROWS_MAX;
 use crate::inspect::told::{End, FromNode, Question, Told};
 use crate::model::{Member, NodeId};
-use crate::rpc::{Lane, Peers, within};
+use crate::rpc::{Peers, within};
 use crate::wire::proto::{InspectLine, InspectRequest};
 
 /// Until a peer begins to answer.
@@ -64,7 +64,7 @@ async fn forward(
     question: Question,
     told: &mpsc::Sender<FromNode>,
 ) -> Result<(), String> {
-    let mut peer = peers.artifacts(id, &member.address, Lane::Bulk).map_err(|error| error.to_string())?;
+    let mut peer = peers.inspection(id, &member.address).map_err(|error| error.to_string())?;
     let asked = peer.inspect(InspectRequest { question: number(question) });
     let mut lines = within(ANSWER, asked)
         .await

@@ -389,7 +389,7 @@ async fn what_was_applied_is_taken_over_unless_it_changed_meanwhile() {
     let (_outside, path, mut state) = unwatched();
     fs::write(path.join("gone"), "1").unwrap();
     fs::write(path.join("kept"), "1").unwrap();
-    state.sweep(state::Job { walk: Some(true), ..state::Job::default() });
+    state.sweep(state::Job { walk: true, ..state::Job::default() });
     let root = state.observed().roots[&name()].root.clone().unwrap();
     fs::write(path.join("x"), "1").unwrap();
     fs::remove_file(path.join("gone")).unwrap();
@@ -439,7 +439,7 @@ async fn a_lost_event_is_found_by_the_next_walk() {
     assert!(state.is_blind() && state.observed().complete);
     fs::write(path.join("x"), "1").unwrap();
     assert!(state.observed().forest.get(&place(b"x")).is_none());
-    state.sweep(state::Job { walk: Some(true), ..state::Job::default() });
+    state.sweep(state::Job { walk: true, ..state::Job::default() });
     let seen = state.observed();
     assert!(seen.forest.get(&place(b"x")).is_some() && seen.touched.contains_key(&place(b"x")));
 }
@@ -515,7 +515,7 @@ fn limited(folders: usize) -> (tempfile::TempDir, PathBuf, state::State) {
     };
     let mut state = state::State::new(&config, crate::watcher::Watcher::new().map(Arc::new)).unwrap();
     state.watcher().limit(folders);
-    state.sweep(state::Job { walk: Some(true), ..state::Job::default() });
+    state.sweep(state::Job { walk: true, ..state::Job::default() });
     (outside, path, state)
 }
 
@@ -557,7 +557,7 @@ async fn without_any_watch_everything_is_polled() {
     let changed = state.observed().forest.get(&place(b"c/x")).and_then(Entry::content);
     assert_eq!(changed, Some(ContentHash::of(b"changed")));
     state.watch_by(Err(no_watches()));
-    state.sweep(state::Job { walk: Some(true), ..state::Job::default() });
+    state.sweep(state::Job { walk: true, ..state::Job::default() });
     let unwatched = state.observed().unwatched.unwrap();
     assert_eq!((unwatched.folders, unwatched.setting), (5, Some("fs.inotify.max_user_instances")));
 }

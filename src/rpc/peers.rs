@@ -19,6 +19,7 @@ use crate::rpc::limits::{
 use crate::rpc::{Identity, RpcError, Tls};
 use crate::wire::proto::artifacts_client::ArtifactsClient;
 use crate::wire::proto::coordination_client::CoordinationClient;
+use crate::wire::proto::inspection_client::InspectionClient;
 use crate::wire::proto::raft_client::RaftClient;
 
 /// A channel that says in each call who calls whom.
@@ -99,6 +100,17 @@ impl Peers {
     ) -> Result<ArtifactsClient<Link>, RpcError> {
         let link = self.link(Some(node), address, lane)?;
         Ok(ArtifactsClient::new(link)
+            .max_decoding_message_size(PARCEL_BYTES_MAX)
+            .max_encoding_message_size(PARCEL_BYTES_MAX))
+    }
+
+    /// Questions of operators, and contents for a damaged store.
+    ///
+    /// # Errors
+    /// When `address` is none.
+    pub fn inspection(&self, node: NodeId, address: &str) -> Result<InspectionClient<Link>, RpcError> {
+        let link = self.link(Some(node), address, Lane::Bulk)?;
+        Ok(InspectionClient::new(link)
             .max_decoding_message_size(PARCEL_BYTES_MAX)
             .max_encoding_message_size(PARCEL_BYTES_MAX))
     }
