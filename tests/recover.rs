@@ -12,17 +12,18 @@ use support::{THREE, TestCluster, has_problem, row};
 
 const LONG: Duration = Duration::from_secs(40);
 
-/// The remedy of a problem in a node's status, once it names `words`.
-fn wait_remedy(cluster: &TestCluster, node: usize, code: &str, words: &str) -> String {
+/// What a node's status says of a problem, message and remedy, once it names `words`.
+fn wait_problem(cluster: &TestCluster, node: usize, code: &str, words: &str) -> String {
     let mut found = String::new();
-    cluster.wait(&format!("{code} with a remedy that names {words:?}"), LONG, || {
+    cluster.wait(&format!("{code} that names {words:?}"), LONG, || {
         let Some(status) = cluster.status(node) else { return false };
-        let remedies = status["problems"].as_array().into_iter().flatten();
-        let mut remedies =
-            remedies.filter(|problem| problem["code"] == code).map(|problem| &problem["remedy"]);
-        let remedy = remedies.find_map(|remedy| remedy.as_str().filter(|remedy| remedy.contains(words)));
-        found = remedy.unwrap_or_default().to_owned();
-        remedy.is_some()
+        let problems = status["problems"].as_array().into_iter().flatten();
+        let said = problems.filter(|problem| problem["code"] == code && problem["node"] == status["node"]);
+        let said = said.map(|problem| {
+            format!("{}; {}", problem["message"].as_str().unwrap(), problem["remedy"].as_str().unwrap())
+        });
+        found = said.into_iter().find(|said| said.contains(words)).unwrap_or_default();
+        !found.is_empty()
     });
     found
 }
@@ -81,8 +82,8 @@ fn the_last_of_three_publishes_again_by_three_commands_that_status_names() {
         fs::remove_dir_all(&cluster.nodes[lost].data).unwrap();
         fs::remove_dir_all(&cluster.nodes[lost].root).unwrap();
     }
-    let remedy = wait_remedy(&cluster, 0, "no-quorum", "syncd recover");
-    assert!(remedy.starts_with("start gw2, gw3 first"), "{remedy}");
+    let remedy = wait_problem(&cluster, 0, "no-quorum", "syncd recover");
+    assert!(remedy.contains("start gw2, gw3 first"), "{remedy}");
     let way = commands(&remedy);
     assert_eq!(way, ["systemctl stop syncd", "syncd recover", "systemctl start syncd"]);
 
@@ -128,4 +129,73 @@ fn recovering_asks_and_can_be_declined() {
     assert_eq!(code, 2);
     assert!(why.contains("nothing to rejoin"), "{why}");
     assert!(!cluster.nodes[0].data.join("raft.redb.aside-1").exists(), "nothing was touched");
+}
+
+#[test]
+fn a_cluster_forms_without_a_host_that_is_missing_and_takes_it_in_later() {
+    let mut cluster = TestCluster::new(THREE, "");
+    cluster.write(1, "default/api/a.xml", "<api/>");
+    cluster.start(1);
+    let alone = wait_problem(&cluster, 1, "forming", "gw1 at");
+    assert!(!alone.contains("syncd bootstrap"), "one of three is no majority: {alone}");
+    let (code, _, why) = cluster.cli(1, &["bootstrap", "--without", "gw1", "--without", "gw3"]);
+    assert_eq!(code, 1);
+    assert!(why.contains("no majority"), "{why}");
+
+    cluster.start(2);
+    let sentence = wait_problem(&cluster, 2, "forming", "`syncd bootstrap --without gw1`");
+    assert!(sentence.contains("gw1 at"), "{sentence}");
+    let (code, _, why) = cluster.cli(2, &["bootstrap", "--without", "gw2"]);
+    assert_eq!(code, 1);
+    assert!(why.contains("gw2 at") && why.contains("answers"), "{why}");
+    // Ordered on the one host, written by the other, which has the least name of those that remain.
+    let words: Vec<String> = commands(&sentence)[0].split_whitespace().skip(1).map(str::to_owned).collect();
+    let (code, said, why) = cluster.cli(2, &words.iter().map(String::as_str).collect::<Vec<_>>());
+    assert_eq!(code, 0, "{why}");
+    assert!(said.contains("has formed, with 2 voters"), "{said}");
+    cluster.wait_in_sync(&[1, 2], LONG);
+    assert_eq!(cluster.read(2, "default/api/a.xml").as_deref(), Some(&b"<api/>"[..]));
+    let (code, _, why) = cluster.cli(1, &["bootstrap", "--without", "gw1"]);
+    assert_eq!(code, 1);
+    assert!(why.contains("formed"), "{why}");
+
+    cluster.start(0);
+    cluster.wait_in_sync(&[1, 2, 0], LONG);
+    assert_eq!(cluster.read(0, "default/api/a.xml").as_deref(), Some(&b"<api/>"[..]));
+}
+
+#[test]
+fn hosts_that_lost_their_data_folders_form_anew_when_told_to() {
+    let mut cluster = TestCluster::new(THREE, "");
+    cluster.write(0, "default/api/a.xml", "<api/>");
+    cluster.start_all();
+    cluster.wait_in_sync(&[0, 1, 2], LONG);
+    let artifact = cluster.nodes[2].root.join("default/api/a.xml");
+    let inode = fs::metadata(&artifact).unwrap().ino();
+    for node in 0..3 {
+        cluster.stop(node);
+        fs::remove_dir_all(&cluster.nodes[node].data).unwrap();
+    }
+    cluster.start(0);
+    cluster.start(1);
+    let (code, _, why) = {
+        cluster.wait("gw1 and gw2 up", LONG, || [0, 1].iter().all(|node| cluster.status(*node).is_some()));
+        cluster.cli(0, &["bootstrap", "--new", "--yes"])
+    };
+    assert_eq!(code, 1, "not before all of them answer");
+    assert!(why.contains("gw3 at"), "{why}");
+    cluster.start(2);
+    let sentence = wait_problem(&cluster, 1, "forming", "`syncd bootstrap --new`");
+    for name in ["gw1", "gw2", "gw3"] {
+        assert!(sentence.contains(&format!("{name} ")), "{sentence}");
+    }
+    let (code, _, why) = cluster.cli(1, &["bootstrap", "--new"]);
+    assert_eq!(code, 64, "it asks");
+    assert!(why.contains("--yes"), "{why}");
+    let (code, said, why) = cluster.cli(1, &["bootstrap", "--new", "--yes"]);
+    assert_eq!(code, 0, "{why}");
+    assert!(said.contains("has formed, with 3 voters"), "{said}");
+    cluster.wait_in_sync(&[0, 1, 2], LONG);
+    assert_eq!(fs::metadata(&artifact).unwrap().ino(), inode, "no content is touched");
+    assert!(cluster.nodes[2].root.join(".syncd.foreign-1/member").exists(), "the mark is laid aside");
 }

@@ -115,6 +115,17 @@ pub fn is_marked(root: &Root) -> Result<bool, ApplyError> {
     Ok(matches!(look(root)?, Found::Mark(_)))
 }
 
+/// Moves the workshop of `root` aside if it carries a mark; the name that it has then. No artifact is touched.
+///
+/// # Errors
+/// When it can't be moved: the mark is still there.
+pub fn lay_mark_aside(root: &Arc<Root>) -> Result<Option<String>, ApplyError> {
+    if !is_marked(root)? {
+        return Ok(None);
+    }
+    root.set_workshop_aside().map_err(ApplyError::within(root.name()))
+}
+
 /// What may be done with a root.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Admission {

@@ -29,7 +29,7 @@ mod tell;
 
 pub use error::ApplyError;
 pub use judge::{DriftPolicy, Quiet};
-pub use mark::{RootProblem, is_marked};
+pub use mark::{RootProblem, is_marked, lay_mark_aside};
 pub use owner::{is_own, unknown_names};
 pub use service::Stager;
 pub use status::{ApplyStatus, Observer, Unobserved};

@@ -43,6 +43,7 @@ pub(super) enum Command {
     Pause(Reach),
     /// Ends `syncd pause`: what was written meanwhile goes out, what drifted is reverted
     Resume(Reach),
+    Bootstrap(Bootstrap),
     Recover(Recover),
     /// Three real daemons on this host: publish, catch up, fail over; cleans up
     ///
@@ -64,6 +65,35 @@ pub(super) struct Run {
     /// Ends this process when the one that started it ends
     #[arg(long, hide = true)]
     pub(super) die_with_parent: bool,
+}
+
+/// Forms the cluster although a listed voter is missing, or although roots carry old marks
+///
+/// Asks the running daemon. A cluster forms by itself once every listed candidate and witness answers that it is empty;
+/// where it waits, status names the one of these that helps.
+#[derive(Debug, clap::Args)]
+#[group(skip)]
+#[command(group(clap::ArgGroup::new("how").required(true).args(["without", "new"])))]
+pub(super) struct Bootstrap {
+    /// Form without this listed voter; may be given more than once
+    ///
+    /// Refused while it answers, and unless a majority of the listed voters remains. It joins when it appears.
+    #[arg(long, value_name = "NODE")]
+    pub(super) without: Vec<String>,
+
+    /// Form a new cluster of hosts whose data folders were lost, such as reinstalled ones
+    ///
+    /// Every listed voter must answer, and none may have a log. The marks of the former membership are laid aside; no
+    /// content is touched.
+    #[arg(long)]
+    pub(super) new: bool,
+
+    /// Do not ask
+    #[arg(long, requires = "new")]
+    pub(super) yes: bool,
+
+    #[command(flatten)]
+    pub(super) reach: Reach,
 }
 
 /// Carries on after a majority of the voters is lost for good

@@ -6,6 +6,7 @@
 
 mod args;
 mod ask;
+mod bootstrap;
 mod check;
 mod client;
 mod demo;
@@ -89,6 +90,10 @@ fn obey(args: Args) -> Result<Exit, Failure> {
         Command::Resume(reach) => {
             let client = client(&file, &reach)?;
             wait_for(orders::resume(&client, &mut output))
+        }
+        Command::Bootstrap(args) => {
+            let client = client(&file, &args.reach)?;
+            wait_for(bootstrap::bootstrap(&client, &args, &mut output))
         }
         Command::Recover(args) => wait_for(recover::recover(&file.path, &args, &mut output)),
         Command::Demo => wait_for(demo::demo(&mut output)),

@@ -12,6 +12,7 @@
 //! the newest state), `orders` (what people order, `obey` its pure half), `task` and `handle`.
 
 mod appoint;
+mod bootstrap;
 mod confirm;
 mod db;
 mod error;

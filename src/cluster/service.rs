@@ -117,6 +117,7 @@ impl Coordination for Service {
         let own = shared.own.borrow().clone();
         let (last_term, last_index) = own_last(shared).await;
         let has_leader = shared.standing.borrow().confirmed;
+        let wishes = shared.wishes();
         let state = shared.state.borrow().clone();
         let succeeds = state.iter().flat_map(|state| &state.lineage.succeeds);
         Ok(Reply::new(proto::HelloReply {
@@ -138,8 +139,8 @@ impl Coordination for Service {
             is_formed: state.is_some(),
             last_term,
             last_index,
-            without: Vec::new(),
-            anew: false,
+            without: wishes.without.into_iter().collect(),
+            anew: wishes.anew,
         }))
     }
 
@@ -176,7 +177,11 @@ impl Coordination for Service {
                 Some(leader_address) => {
                     Ok(Reply::new(proto::JoinReply { leader_address, ..proto::JoinReply::default() }))
                 }
-                None => refused("no leader is heard".to_owned()),
+                None => refused(
+                    "no leader is heard: start a majority of the voters; if it is lost for good, `syncd recover` on \
+                     the one with the newest log"
+                        .to_owned(),
+                ),
             };
         }
         let newcomer = match newcomer(request) {

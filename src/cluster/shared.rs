@@ -5,9 +5,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Weak};
 
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 
 use crate::cluster::appoint::{Answer, Ask};
 use crate::cluster::db::RaftDb;
+use crate::cluster::formation::plan::Wishes;
 use crate::cluster::state_machine::StateSender;
 use crate::cluster::types::{FormationRecord, Own, PeerNode, Raft, Timing};
 use crate::model::{Epoch, FirstContent, Heard, Lease, NodeId, NodeReport, Role, Standing};
@@ -90,6 +92,10 @@ pub(super) struct Shared {
     pub(super) serving: watch::Sender<Option<u64>>,
     /// The epoch that this node, as its manager, gave up for good.
     pub(super) released: watch::Sender<Epoch>,
+    /// What a person ordered while there is no cluster, and until when it holds.
+    pub(super) wished: watch::Sender<Option<(Wishes, Instant)>>,
+    /// Whether the marks in this node's roots are to give way to a new cluster.
+    pub(super) marks_unwanted: watch::Sender<bool>,
     /// Changes of leader that this process saw.
     pub(super) elections: AtomicU64,
 }
@@ -107,6 +113,14 @@ impl std::fmt::Debug for RaftSlot {
 impl Shared {
     pub(super) fn raft(&self) -> Option<Raft> {
         self.raft.borrow().as_ref().map(|slot| slot.0.clone())
+    }
+
+    /// What a person ordered here a short time ago.
+    pub(super) fn wishes(&self) -> Wishes {
+        match &*self.wished.borrow() {
+            Some((wishes, until)) if Instant::now() < *until => wishes.clone(),
+            _ => Wishes::default(),
+        }
     }
 
     pub(super) fn node(&self) -> Option<NodeId> {

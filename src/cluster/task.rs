@@ -94,6 +94,8 @@ impl Cluster {
             renewals,
             serving: watch::Sender::new(None),
             released: watch::Sender::new(0),
+            wished: watch::Sender::new(None),
+            marks_unwanted: watch::Sender::new(false),
             elections: AtomicU64::new(0),
         });
         let task = ClusterTask { shared: Arc::clone(&shared), db, own, requests, orders, asks };

@@ -4,6 +4,7 @@
 //! the only ones. What was asked is answered as JSON, artifact paths included; an order that is not obeyed is answered
 //! with a [`ControlError`]; what takes long is answered with [`lines`], one JSON value each.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,6 +39,7 @@ pub fn control(view: Arc<View>) -> Router {
         .route("/inspect", post(inspect))
         .route("/pause", post(pause))
         .route("/resume", post(resume))
+        .route("/bootstrap", post(bootstrap))
         .with_state(view)
 }
 
@@ -176,4 +178,21 @@ async fn inspect(State(view): State<Arc<View>>, Json(order): Json<InspectOrder>)
         }
     });
     lines(rows)
+}
+
+/// How a cluster is to form although the hosts are not as they should be.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct BootstrapOrder {
+    /// Without these listed voters.
+    pub without: BTreeSet<String>,
+    /// A new cluster, whatever marks the roots carry.
+    pub anew: bool,
+}
+
+async fn bootstrap(
+    State(view): State<Arc<View>>,
+    Json(order): Json<BootstrapOrder>,
+) -> Result<Json<String>, ControlError> {
+    let formed = view.cluster.bootstrap(order.without, order.anew).await;
+    Ok(Json(formed.map_err(|refusal| ControlError::refused(refusal.why, refusal.remedy))?))
 }

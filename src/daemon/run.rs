@@ -232,8 +232,12 @@ impl Daemon {
             own,
             behind_since: None,
         };
-        let first_look =
-            FirstLook { observed: inventory.observed(), state: cluster.state(), found: first_scan };
+        let first_look = FirstLook {
+            observed: inventory.observed(),
+            state: cluster.state(),
+            found: first_scan,
+            marks_unwanted: cluster.marks_unwanted(),
+        };
         Ok(Self {
             config,
             listeners,

@@ -5,7 +5,7 @@
 //! may be interrupted: the next start goes on with the stored record. A record may be replaced only while this node's
 //! log is empty, in one transaction. A worker asks to join a cluster that has formed; it never forms one.
 
-mod plan;
+pub(super) mod plan;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -113,14 +113,21 @@ impl Formation {
             incarnation: self.shared.incarnation,
             own: self.own.as_ref(),
             scan: self.shared.first_scan.borrow().clone(),
+            wishes: self.shared.wishes(),
         };
         match plan::step(&here, &heard) {
             Step::Wait(sentence) => self.shared.wait_for(Some(sentence)),
             Step::Follow => self.shared.wait_for(None),
             Step::Join(addresses) => self.join(addresses, stop).await?,
+            Step::LayMarksAside => {
+                self.shared.wait_for(Some("the marks in this node's roots are laid aside".to_owned()));
+                self.shared.marks_unwanted.send_replace(true);
+            }
             Step::Write(founders) => {
                 let record = self.record(founders)?;
-                if self.adopt(record.clone()).await? {
+                if let Err(why) = self.gives_way(&record).await {
+                    self.shared.wait_for(Some(format!("the formation record: {why}")));
+                } else if self.adopt(record.clone()).await? {
                     crash::point("cluster.form.after-record");
                     self.send(record, stop).await?;
                 }
@@ -193,12 +200,44 @@ impl Formation {
         {
             return Ok(Err(why));
         }
+        if let Err(why) = self.without_whom(&record).await {
+            return Ok(Err(why));
+        }
+        if let Err(why) = self.gives_way(&record).await {
+            return Ok(Err(why));
+        }
         let cluster = record.cluster;
         if self.adopt(record).await? {
             tracing::info!(%cluster, "stored the formation record");
             return Ok(Ok(()));
         }
         Ok(Err("its log is not empty: it belongs to a cluster already".to_owned()))
+    }
+
+    /// Makes sure that the voters which the record leaves out do not answer this node either.
+    async fn without_whom(&self, record: &FormationRecord) -> Result<(), String> {
+        let config = &self.shared.config;
+        let left_out = config.voters().filter(|node| record.id_of(&node.name).is_none()).cloned();
+        let heard = greet(&self.shared.peers, &config.cluster_name, &config.node_name, left_out).await;
+        match heard.iter().find(|(_, heard)| matches!(heard, Heard::Answered(_))) {
+            Some((node, _)) => {
+                Err(format!("{} at {} answers, so it must not be left out", node.name, node.address))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the record that is stored here may give way to `record`.
+    async fn gives_way(&self, record: &FormationRecord) -> Result<(), String> {
+        let Some(old) = self.own.as_ref().and_then(|own| own.record.as_ref()) else { return Ok(()) };
+        let config = &self.shared.config;
+        let writer = old.founders.get(&old.writer).map(|founder| founder.member.clone());
+        let writer = writer.filter(|writer| writer.name != config.node_name).map(|writer| {
+            let Member { name, address, role, .. } = writer;
+            ListedNode { name, address, role }
+        });
+        let heard = greet(&self.shared.peers, &config.cluster_name, &config.node_name, writer).await;
+        plan::gives_way(old, record, &config.node_name, heard.first().map(|(_, heard)| heard))
     }
 
     /// Sends this node's own record to all founders, and initializes the log once all stored it.

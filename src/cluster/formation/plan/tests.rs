@@ -58,7 +58,7 @@ fn step_of(name: &str, role: Role, own: Option<&Own>, words: &dyn Fn(Greeting) -
         })
         .collect();
     let scan = Some((NOTHING, Vec::new()));
-    step(&Here { config: &config, incarnation: [1; 16], own, scan }, &heard)
+    step(&Here { config: &config, incarnation: [1; 16], own, scan, wishes: Wishes::default() }, &heard)
 }
 
 fn waits(step: Step, words: &[&str]) {
