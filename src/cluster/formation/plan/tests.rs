@@ -131,7 +131,10 @@ fn what_is_missing_is_named() {
     let scanning = |greeting| Some(Greeting { content: None, ..greeting });
     waits(step_of("gw1", Role::Candidate, None, &scanning), &["first scan of gw2"]);
     let marked = |greeting| Some(Greeting { marked_roots: vec!["configs".to_owned()], ..greeting });
-    waits(step_of("gw1", Role::Candidate, None, &marked), &["gw2", "configs", "data folder was lost"]);
+    waits(
+        step_of("gw1", Role::Candidate, None, &marked),
+        &["gw2", "gw3", "configs", "data folders were lost", "`syncd bootstrap --new`"],
+    );
     let stranger = |greeting| Some(Greeting { cluster_name: "test".to_owned(), ..greeting });
     waits(step_of("gw1", Role::Candidate, None, &stranger), &["gw2", "\"test\"", "cluster.name"]);
     let renamed = |greeting| Some(Greeting { node_name: "gw9".to_owned(), ..greeting });
@@ -171,13 +174,106 @@ fn only_the_right_record_is_stored() {
     assert!(check(&|record| record.writer = 9, 2, Some(&scan)).is_err(), "nobody");
     let hasty = |record: &mut FormationRecord| record.timing.heartbeat = Duration::ZERO;
     assert!(check(&hasty, 2, Some(&scan)).unwrap_err().contains("election times"));
-    let fewer = |record: &mut FormationRecord| {
+    let without = |record: &mut FormationRecord| {
         record.founders.remove(&3);
     };
-    assert!(check(&fewer, 2, Some(&scan)).unwrap_err().contains("give all hosts one configuration"));
+    assert_eq!(check(&without, 2, Some(&scan)), Ok(()), "a majority may form without the rest");
+    let minority = |record: &mut FormationRecord| record.founders.retain(|id, _| *id == 2);
+    assert!(check(&minority, 2, Some(&scan)).unwrap_err().contains("give all hosts one configuration"));
+    let stranger = |record: &mut FormationRecord| {
+        record.founders.get_mut(&3).unwrap().member.name = "gw9".to_owned();
+    };
+    assert!(check(&stranger, 2, Some(&scan)).unwrap_err().contains("give all hosts one configuration"));
     let out_of_range = |record: &mut FormationRecord| {
         let founder = record.founders.remove(&3).unwrap();
         record.founders.insert(1 << 40, founder);
     };
     assert!(check(&out_of_range, 2, Some(&scan)).is_err());
+}
+
+/// A voter's words, `silent` ones left out, with the wish to form without `gw1` heard from gw3.
+fn without_gw1(greeting: Greeting) -> Option<Greeting> {
+    let wished =
+        if greeting.node_name == "gw3" { BTreeSet::from(["gw1".to_owned()]) } else { BTreeSet::new() };
+    (greeting.node_name != "gw1").then_some(Greeting { without: wished, ..greeting })
+}
+
+#[test]
+fn a_majority_forms_without_a_silent_voter_when_somebody_says_so() {
+    let Step::Write(founders) = step_of("gw2", Role::Candidate, None, &without_gw1) else { panic!() };
+    let names: Vec<_> = founders.iter().map(|founder| founder.member.name.as_str()).collect();
+    assert_eq!(names, ["gw2", "gw3"], "the least that remains writes, wherever it was ordered");
+    let unsaid = |greeting: Greeting| (greeting.node_name != "gw1").then_some(greeting);
+    waits(step_of("gw2", Role::Candidate, None, &unsaid), &["`syncd bootstrap --without gw1`"]);
+    let back = |greeting: Greeting| {
+        let without = BTreeSet::from(["gw1".to_owned()]);
+        Some(Greeting { without, ..greeting })
+    };
+    waits(step_of("gw2", Role::Candidate, None, &back), &["gw1 at gw1:1 to form"]);
+    let alone = |greeting: Greeting| {
+        let without = BTreeSet::from(["gw1".to_owned(), "gw3".to_owned()]);
+        (greeting.node_name == "w1").then_some(Greeting { without, ..greeting })
+    };
+    let Step::Wait(sentence) = step_of("gw2", Role::Candidate, None, &alone) else { panic!("no majority") };
+    assert!(!sentence.contains("bootstrap"), "{sentence}");
+}
+
+#[test]
+fn a_record_gives_way_only_where_its_cluster_can_not_have_formed() {
+    let all = record(4);
+    let of = |ids: &[u64], cluster: u8| {
+        let mut record = record(cluster);
+        record.founders.retain(|id, _| ids.contains(id));
+        record.writer = *ids.iter().min().unwrap();
+        record
+    };
+    let answers =
+        |cluster: u8| Heard::Answered(Greeting { cluster: Some(ClusterId([cluster; 16])), ..empty("gw1") });
+    let silent = Heard::Silent("refused".to_owned());
+    let rest = of(&[2, 3], 5);
+    assert!(gives_way(&all, &rest, "gw3", Some(&silent)).is_ok(), "gw1 alone is no majority of three");
+    assert!(gives_way(&all, &rest, "gw3", Some(&answers(4))).is_err(), "gw1 holds on to it");
+    assert!(gives_way(&all, &rest, "gw3", Some(&answers(6))).is_ok(), "gw1 gave it up");
+    assert!(gives_way(&rest, &all, "gw3", Some(&silent)).is_err(), "gw2 may have formed with gw3");
+    assert!(gives_way(&rest, &all, "gw2", None).is_ok(), "its own writer, who knows");
+    let pair = of(&[1, 2], 6);
+    let single = of(&[3], 7);
+    assert!(gives_way(&pair, &single, "gw3", Some(&silent)).is_err(), "two of two may have formed");
+    assert!(gives_way(&all, &record(8), "gw2", Some(&answers(4))).is_ok(), "the same writer, again");
+}
+
+#[test]
+fn marks_give_way_only_when_all_voters_answer_and_somebody_says_so() {
+    let step_with = |anew: bool, missing: &str| {
+        let config = config("gw1", Role::Candidate);
+        let others = config.listed.iter().filter(|node| node.name != "gw1");
+        let heard: Vec<_> = others
+            .map(|node| {
+                let answer = Heard::Answered(Greeting { anew, ..empty(&node.name) });
+                (
+                    node.clone(),
+                    if node.name == missing { Heard::Silent("refused".to_owned()) } else { answer },
+                )
+            })
+            .collect();
+        let scan = Some((NOTHING, vec!["configs".to_owned()]));
+        let here = Here { config: &config, incarnation: [1; 16], own: None, scan, wishes: Wishes::default() };
+        step(&here, &heard)
+    };
+    assert_eq!(step_with(true, ""), Step::LayMarksAside);
+    waits(step_with(false, ""), &["gw1 (configs)", "`syncd bootstrap --new`"]);
+    waits(step_with(true, "gw2"), &["gw2 at gw2:1"]);
+}
+
+#[test]
+fn what_is_left_of_a_succeeded_cluster_is_no_place_to_go() {
+    let two = |greeting: Greeting| {
+        let (cluster, succeeds) = match greeting.node_name.as_str() {
+            "gw1" => (ClusterId([5; 16]), Vec::new()),
+            "gw2" => (ClusterId([6; 16]), vec![ClusterId([5; 16])]),
+            _ => return Some(greeting),
+        };
+        Some(Greeting { has_log: true, cluster: Some(cluster), succeeds, ..greeting })
+    };
+    assert_eq!(step_of("w1", Role::Worker, None, &two), Step::Join(vec!["gw2:1".to_owned()]));
 }
