@@ -181,7 +181,9 @@ fn hosts_that_lost_their_data_folders_form_anew_when_told_to() {
     assert_eq!(code, 1, "not before all of them answer");
     assert!(why.contains("gw3 at"), "{why}");
     cluster.start(2);
-    let sentence = wait_problem(&cluster, 1, "forming", "`syncd bootstrap --new`");
+    // Once its first scan is done, the last one is among them.
+    let sentence = wait_problem(&cluster, 1, "forming", "(synapse-configs), gw3 at");
+    assert!(sentence.contains("`syncd bootstrap --new`"), "{sentence}");
     for name in ["gw1", "gw2", "gw3"] {
         assert!(sentence.contains(&format!("{name} ")), "{sentence}");
     }
