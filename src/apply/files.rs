@@ -13,7 +13,7 @@ use crate::apply::roots::Roots;
 use crate::apply::status::{of_failure, of_root};
 use crate::apply::task::{ApplyTask, blocking, office_of};
 use crate::apply::tell::some_of;
-use crate::apply::{ApplyError, ApplyTaskError};
+use crate::apply::{ApplyError, ApplyTaskError, DriftPolicy};
 use crate::inventory::Observed;
 use crate::model::{
     ClusterState, ContentHash, Edit, Entry, Forest, NodeId, NodeState, Place, Problem, Seed, Severity,
@@ -83,8 +83,44 @@ impl ApplyTask {
         }
         match office {
             Some(epoch) => self.take_office(&scene, epoch).await,
+            None if state.paused.is_some() => self.stand_still(&scene, head).await,
             None => self.follow(&scene, head).await,
         }
+    }
+
+    /// An ordinary node while the cluster is paused: what differs is named and left.
+    async fn stand_still(
+        &mut self,
+        scene: &Scene<'_>,
+        head: Option<Arc<Adopted>>,
+    ) -> Result<(), ApplyTaskError> {
+        let Some(head) = head.filter(|head| self.goes_by(head)) else {
+            return self.only_tell(scene, None).await;
+        };
+        let applied = self.applied(scene.state).await?;
+        let Some((applied, Some(forest))) = applied else { return Ok(()) };
+        let edits = scene.observed.forest.edits(&head.forest);
+        let sight = Sight {
+            edits: &edits,
+            observed: &scene.observed.forest,
+            applied: Some(&forest),
+            touched: &scene.observed.touched,
+            busy: &scene.observed.busy,
+            unreadable: &|place| scene.observed.is_unreadable(place),
+            policy: DriftPolicy::Report,
+            quiet: self.config.quiet,
+            now: Instant::now(),
+        };
+        let verdict = judge(&sight, &mut self.memory);
+        self.tell_of_drift(&verdict);
+        if let Some(when) = verdict.look_again {
+            self.now.wait_until(when);
+        }
+        if applied.number == head.generation.number {
+            self.now.matches = verdict.matches;
+            self.now.state = NodeState::InSync;
+        }
+        Ok(())
     }
 
     /// An ordinary node.

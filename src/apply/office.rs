@@ -36,7 +36,9 @@ impl ApplyTask {
         }
         self.now.state = NodeState::Manager;
         self.now.matches = true;
-        self.remove_leaving(scene).await?;
+        if scene.state.paused.is_none() {
+            self.remove_leaving(scene).await?;
+        }
         let held = Arc::clone(&self.held.borrow());
         if let Some(head) = head {
             self.record(scene.state, &head).await?;
@@ -162,6 +164,10 @@ impl ApplyTask {
         let joined = scene.roots.free.is_empty();
         let kept = joined && last != 0 && (last == epoch || last == replaced);
         let edits = scene.observed.forest.edits(&head.forest);
+        if newest.paused.is_some() && !(kept || (edits.is_empty() && joined)) {
+            // Nothing may be written now: only a folder that needs nothing becomes the source.
+            return Ok(());
+        }
         if kept {
             let store = self.parts.store.clone();
             let noted = blocking(move || store.leaving()).await??;
@@ -171,7 +177,7 @@ impl ApplyTask {
                 .map(|edit| edit.place.clone())
                 .collect();
             self.keep(&edits);
-            if !self.prepare(&scene, head.generation.number).await? {
+            if newest.paused.is_none() && !self.prepare(&scene, head.generation.number).await? {
                 return Ok(());
             }
             self.record(scene.state, &head).await?;

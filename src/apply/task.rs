@@ -431,8 +431,7 @@ async fn leave_office(
 
 /// The epoch in which `node` is manager.
 pub(super) fn office_of(state: Option<&ClusterState>, node: Option<NodeId>) -> Option<Epoch> {
-    let appointment = state?.appointment.as_ref()?;
-    (Some(appointment.manager) == node).then_some(appointment.epoch)
+    state?.office_of(node?)
 }
 
 /// Runs what blocks on the disk.

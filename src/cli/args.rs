@@ -37,6 +37,7 @@ pub(super) enum Command {
     /// Local content that was replaced on this node
     #[command(subcommand)]
     Quarantine(QuarantineCommand),
+    Switchover(Switchover),
     /// Nothing is published, applied or reverted on any node, until `syncd resume`
     ///
     /// Managers are still appointed, and no gateway is taken out of the load balancer for it.
@@ -266,6 +267,21 @@ pub(super) struct QuarantineList {
     /// Print JSON for scripts
     #[arg(long)]
     pub(super) json: bool,
+
+    #[command(flatten)]
+    pub(super) reach: Reach,
+}
+
+/// A planned change of manager
+///
+/// The manager stops publishing and gives its office up, the other brings its folder to the head and takes over: no
+/// lease is waited out. What is written on the old manager meanwhile is handed over. Ends once the new one is in
+/// office.
+#[derive(Debug, clap::Args)]
+pub(super) struct Switchover {
+    /// The candidate that takes over [default: the best one]
+    #[arg(long, value_name = "NODE")]
+    pub(super) to: Option<String>,
 
     #[command(flatten)]
     pub(super) reach: Reach,

@@ -87,6 +87,10 @@ fn obey(args: Args) -> Result<Exit, Failure> {
             let client = client(&file, &reach)?;
             wait_for(orders::pause(&client, &mut output))
         }
+        Command::Switchover(switchover) => {
+            let client = client(&file, &switchover.reach)?;
+            wait_for(orders::switchover(&client, &switchover, &mut output))
+        }
         Command::Resume(reach) => {
             let client = client(&file, &reach)?;
             wait_for(orders::resume(&client, &mut output))

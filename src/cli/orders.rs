@@ -2,9 +2,11 @@
 
 use serde_json::Value;
 
+use crate::cli::args::Switchover;
 use crate::cli::client::Client;
 use crate::cli::exit::{Exit, Failure};
-use crate::cli::output::Output;
+use crate::cli::output::{Output, plain};
+use crate::daemon::switchover::{SwitchoverOrder, SwitchoverStep};
 use crate::model::OrderOutcome;
 
 /// Stops all publishing, applying and reverting.
@@ -21,5 +23,25 @@ pub(super) async fn pause(client: &Client, output: &mut Output) -> Result<Exit, 
 pub(super) async fn resume(client: &Client, output: &mut Output) -> Result<Exit, Failure> {
     let outcome: OrderOutcome = client.post("/resume", &Value::Null).await?;
     output.write(&format!("{}\n", outcome.sentence))?;
+    Ok(Exit::Ok)
+}
+
+/// Gives the manager's office to another candidate.
+pub(super) async fn switchover(
+    client: &Client,
+    args: &Switchover,
+    output: &mut Output,
+) -> Result<Exit, Failure> {
+    let mut done = false;
+    let order = SwitchoverOrder { to: args.to.clone() };
+    let told = client.follow("/switchover", &order, |step: SwitchoverStep| {
+        done |= step.manager.is_some();
+        Ok(output.write(&format!("{}\n", plain(&step.said)))?)
+    });
+    told.await?;
+    if !done {
+        let why = "the daemon ended before the new manager was seen in office; remedy: see `syncd status`";
+        return Err(Failure::new(Exit::Critical, why));
+    }
     Ok(Exit::Ok)
 }

@@ -13,6 +13,7 @@
 //! - Before the first entry of its own is applied here a leader grants, appoints and answers nothing.
 
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::model::{BootTime, ClusterState, Epoch, Heard, NodeId, NodeReport, NodeState, Role, Seed};
@@ -21,6 +22,8 @@ use crate::model::{BootTime, ClusterState, Epoch, Heard, NodeId, NodeReport, Nod
 const HEARD_WITHIN: Duration = Duration::from_millis(1500);
 /// A manager that says for this long that it should not be one is replaced, if a better one is there.
 const UNFIT_MAX: Duration = Duration::from_secs(10);
+/// A manager that was ordered to give its office up and did not for this long is granted nothing more.
+const UNHEEDED_MAX: Duration = Duration::from_secs(5);
 /// Questions that wait for a round at once; more are refused.
 const WAITING_MAX: usize = 1024;
 
@@ -99,6 +102,10 @@ struct Leading {
     retiring: Option<Epoch>,
     /// Since when the manager of this epoch says that it should not be one.
     unfit: Option<(Epoch, BootTime)>,
+    /// Since when the manager of this epoch is ordered to give it up.
+    ordered: Option<(Epoch, BootTime)>,
+    /// Who could not make changes durable on a majority, and at which head: none of them is better than another.
+    stuck: (u64, BTreeSet<NodeId>),
 }
 
 /// The machine. One for each process; it sleeps while this node does not lead.
@@ -132,6 +139,8 @@ impl Appointer {
             given_up: None,
             retiring: None,
             unfit: None,
+            ordered: None,
+            stuck: Default::default(),
         });
         actions
     }
@@ -244,7 +253,7 @@ impl Appointer {
         let waited = |lease: Duration| silent_for >= lease * percent / 100;
         let chosen = match &view.state.appointment {
             None => {
-                let choice = choose(None, now, view);
+                let choice = choose(None, None, now, view);
                 // Whoever is heard first is not yet the best one.
                 let heard = all_heard(now, view);
                 choice.filter(|_| heard || waited(default_lease))
@@ -252,17 +261,20 @@ impl Appointer {
             Some(current) => {
                 let let_go = leading.let_go == Some(current.epoch);
                 leading.watch_fitness(current.epoch, current.manager, now, view);
+                let switchover = view.state.switchover.filter(|switchover| switchover.ends == current.epoch);
+                leading.watch_order(current.epoch, switchover.is_some(), now);
                 let free = let_go && led_for >= current.lease * percent / 100;
                 if !free && !waited(current.lease) {
                     return Vec::new();
                 }
-                let other = choose(Some(current.manager), now, view);
+                let to = switchover.map(|switchover| switchover.to);
+                let other = choose(Some(current.manager), to, now, view);
                 if other.is_none() {
                     // Nobody to take over: the old one may go on, under a new epoch if it gave this one up.
                     leading.retiring = None;
                 }
                 let given_up = let_go || leading.given_up == Some(current.epoch);
-                other.or_else(|| if given_up { choose(None, now, view) } else { None })
+                other.or_else(|| if given_up { choose(None, None, now, view) } else { None })
             }
         };
         let Some(manager) = chosen else { return Vec::new() };
@@ -312,11 +324,21 @@ impl Leading {
     }
 
     fn watch_fitness(&mut self, epoch: Epoch, manager: NodeId, now: BootTime, view: View<'_>) {
+        let report = heard(manager, now, view);
+        // It waited for this long itself before it says so.
+        let is_stuck =
+            report.is_some_and(|report| report.problems.iter().any(|found| found.code == "no-majority"));
+        if self.stuck.0 != view.state.generation() {
+            self.stuck = (view.state.generation(), BTreeSet::new());
+        }
+        if is_stuck {
+            self.stuck.1.insert(manager);
+        }
         // Before there is a head nobody is ready, and that is no reason to go from one to another.
-        let unfit = heard(manager, now, view).is_some_and(|report| {
+        let unfit = report.is_some_and(|report| {
             report.state == NodeState::RootMissing || (!report.is_fit() && view.state.head.is_some())
         });
-        if !unfit {
+        if !unfit && !is_stuck {
             self.unfit = None;
             return;
         }
@@ -325,17 +347,31 @@ impl Leading {
             _ => now,
         };
         self.unfit = Some((epoch, since));
-        let better = choose(Some(manager), now, view).and_then(|other| heard(other, now, view));
-        let better = better.is_some_and(|other| {
-            other.is_fit() && other.holds.unwrap_or_default() >= view.state.generation()
+        let other = choose(Some(manager), None, now, view);
+        let better = other.and_then(|id| Some((id, heard(id, now, view)?))).is_some_and(|(id, other)| {
+            let holds_head = other.holds.unwrap_or_default() >= view.state.generation();
+            other.is_fit() && holds_head && !(is_stuck && self.stuck.1.contains(&id))
         });
-        if better && now.since(since) >= UNFIT_MAX {
+        if better && (is_stuck || now.since(since) >= UNFIT_MAX) {
+            self.retiring = Some(epoch);
+        }
+    }
+
+    /// A manager that does not hear the order must not hold it up.
+    fn watch_order(&mut self, epoch: Epoch, is_ordered: bool, now: BootTime) {
+        let since = match self.ordered {
+            Some((of, since)) if of == epoch => since,
+            _ => now,
+        };
+        self.ordered = is_ordered.then_some((epoch, since));
+        if is_ordered && now.since(since) >= UNHEEDED_MAX {
             self.retiring = Some(epoch);
         }
     }
 }
 
-fn heard<'a>(node: NodeId, now: BootTime, view: View<'a>) -> Option<&'a NodeReport> {
+/// What a node said of itself, if that is not too long ago.
+pub(super) fn heard<'a>(node: NodeId, now: BootTime, view: View<'a>) -> Option<&'a NodeReport> {
     if node == view.me {
         return Some(view.own);
     }
@@ -349,8 +385,14 @@ fn all_heard(now: BootTime, view: View<'_>) -> bool {
 }
 
 /// The best candidate that is heard, has its roots, and is not `except`: one that holds the head's content (if none
-/// does, the most complete), then a fit one, then by priority, then another than the leader itself, then by name.
-fn choose(except: Option<NodeId>, now: BootTime, view: View<'_>) -> Option<NodeId> {
+/// does, the most complete), then the one that was ordered, then in a pause one whose folder is at the head, for no
+/// other can be brought there, then a fit one, then by priority, then another than the leader itself, then by name.
+pub(super) fn choose(
+    except: Option<NodeId>,
+    ordered: Option<NodeId>,
+    now: BootTime,
+    view: View<'_>,
+) -> Option<NodeId> {
     let state = view.state;
     let candidates: Vec<_> = state
         .members
@@ -361,11 +403,16 @@ fn choose(except: Option<NodeId>, now: BootTime, view: View<'_>) -> Option<NodeI
         .filter(|(_, _, report)| report.state != NodeState::RootMissing)
         .collect();
     let holds = |report: &NodeReport| report.holds.unwrap_or_default().min(state.generation());
+    let head = state.head.as_ref().filter(|_| state.paused.is_some()).map(|head| head.digest.to_string());
+    let differs = |report: &NodeReport| head.is_some() && report.digest != head;
     let most = candidates.iter().map(|(_, _, report)| holds(report)).max()?;
     candidates
         .into_iter()
         .filter(|(_, _, report)| holds(report) == most)
-        .min_by_key(|(id, name, report)| (!report.is_fit(), Reverse(report.priority), *id == view.me, *name))
+        .min_by_key(|(id, name, report)| {
+            let wished = (Some(*id) != ordered, differs(report), !report.is_fit());
+            (wished, Reverse(report.priority), *id == view.me, *name)
+        })
         .map(|(id, _, _)| id)
 }
 

@@ -9,7 +9,7 @@
 //! From the bottom: `record` (encoding) and `db` (the file), `log_store` and `state_machine` (openraft's storage,
 //! `state` its pure half), `network` and `service` (both ends of the transport), `formation` (until there is a log),
 //! `recover` (the file while no daemon runs), `leader` around `appoint`, `renew` (the manager's side), `confirm` (reading
-//! the newest state), `orders` (what people order, `obey` its pure half), `task` and `handle`.
+//! the newest state), `orders` (what people order, `successor` and `obey` its pure halves), `task` and `handle`.
 
 mod appoint;
 mod bootstrap;
@@ -32,6 +32,7 @@ mod service;
 mod shared;
 mod state;
 mod state_machine;
+mod successor;
 mod task;
 mod types;
 

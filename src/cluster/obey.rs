@@ -1,6 +1,6 @@
 //! What an order in the log does to the state. Pure, like all of `state`.
 
-use crate::model::{ClusterState, Order, OrderId, OrderOutcome, Pause, Refusal};
+use crate::model::{ClusterState, Order, OrderId, OrderOutcome, Pause, Refusal, Role, Switchover};
 
 /// Outcomes that are remembered: an order is repeated for some seconds at most, and people give few in that time.
 const OUTCOMES_MAX: usize = 32;
@@ -19,6 +19,7 @@ pub(super) fn obey(
     let outcome = match order {
         Order::Pause => Ok(pause(state, by, unix_ms)),
         Order::Resume => Ok(resume(state)),
+        Order::Switchover { to } => switch(state, to.as_deref()),
     };
     while state.orders.len() >= OUTCOMES_MAX {
         state.orders.pop_front();
@@ -38,6 +39,32 @@ fn resume(state: &mut ClusterState) -> OrderOutcome {
     let was = state.paused.take().is_some();
     let sentence = if was { "the cluster goes on" } else { "the cluster is not paused" };
     OrderOutcome { sentence: sentence.to_owned() }
+}
+
+/// The leader looked at whether the other can take over; what only the log knows for sure is looked at here.
+fn switch(state: &mut ClusterState, to: Option<&str>) -> Result<OrderOutcome, Refusal> {
+    let see = "see `syncd status` for who is manager, and who may be";
+    let Some(current) = &state.appointment else {
+        return Err(Refusal::new("there is no manager yet", see));
+    };
+    if let Some(pending) = state.switchover {
+        let other = state.members.get(&pending.to).map_or("another node", |member| member.name.as_str());
+        let why = format!("a switchover to {other} is under way");
+        return Err(Refusal::new(why, "wait some seconds until it is done"));
+    }
+    let target = state.members.iter().find(|(_, member)| Some(member.name.as_str()) == to);
+    let Some((to, member)) = target.filter(|(_, member)| member.role == Role::Candidate) else {
+        return Err(Refusal::new("the node that should take over is no candidate of this cluster", see));
+    };
+    if *to == current.manager {
+        return Err(Refusal::new(format!("{} is the manager already", member.name), see));
+    }
+    let sentence = match state.members.get(&current.manager) {
+        Some(old) => format!("{} gives its office up to {}", old.name, member.name),
+        None => format!("{} takes over", member.name),
+    };
+    state.switchover = Some(Switchover { ends: current.epoch, to: *to });
+    Ok(OrderOutcome { sentence })
 }
 
 #[cfg(test)]

@@ -9,12 +9,14 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use crate::cluster::appoint::View;
 use crate::cluster::db::random;
 use crate::cluster::handle::propose;
 use crate::cluster::record::{self, Kind};
 use crate::cluster::shared::Shared;
+use crate::cluster::successor::successor;
 use crate::cluster::types::{Command, Response};
-use crate::model::{Order, OrderError, OrderId, OrderOutcome, Refusal, unix_ms};
+use crate::model::{BootTime, Order, OrderError, OrderId, OrderOutcome, Refusal, unix_ms};
 use crate::rpc;
 use crate::wire::proto::OrderRequest;
 
@@ -118,6 +120,10 @@ pub(super) async fn lead(shared: &Shared, id: OrderId, command: Command) -> Orde
     if let Some(outcome) = known(shared, id) {
         return Ordered::Known(outcome);
     }
+    let command = match settle(shared, command) {
+        Ok(command) => command,
+        Err(refusal) => return Ordered::Refused(refusal),
+    };
     match propose(shared, command, WRITE_MAX).await {
         Ok(Response::Order(outcome)) => Ordered::Known(outcome),
         Ok(other) => Ordered::Refused(Refusal::new(
@@ -126,4 +132,22 @@ pub(super) async fn lead(shared: &Shared, id: OrderId, command: Command) -> Orde
         )),
         Err(reason) => Ordered::Unknown(reason),
     }
+}
+
+/// Decides what an order leaves to the leader, by what the leader hears.
+fn settle(shared: &Shared, command: Command) -> Result<Command, Refusal> {
+    let Command::Order { id, by, unix_ms, order: Order::Switchover { to } } = command else {
+        return Ok(command);
+    };
+    let (Some(state), Some(me)) = (shared.state.borrow().clone(), shared.node()) else {
+        return Err(Refusal::new(
+            "the cluster is not formed yet",
+            "see `syncd status` for what it waits for",
+        ));
+    };
+    let (own, heard) = (shared.report.borrow().clone(), shared.heard.borrow().clone());
+    let view = View { state: &state, me, own: &own, heard: &heard };
+    let to = successor(to.as_deref(), BootTime::now(), view)?;
+    let to = state.members.get(&to).map(|member| member.name.clone());
+    Ok(Command::Order { id, by, unix_ms, order: Order::Switchover { to } })
 }

@@ -39,6 +39,7 @@ pub(super) fn apply(
                 return Response::NotCurrent;
             }
             state.appointment = Some(Appointment { epoch: index, replaced: replaces, manager, lease });
+            state.switchover = None;
             Response::Appointed(index)
         }
         Command::Commit(commit) => Response::Commit(take(state, commit)),

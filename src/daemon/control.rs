@@ -23,6 +23,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::daemon::http::read;
+use crate::daemon::switchover::{SwitchoverOrder, switchover};
 use crate::daemon::view::View;
 use crate::inspect::Question;
 use crate::model::{Coordinator, Order, OrderError, OrderOutcome};
@@ -40,6 +41,9 @@ pub fn control(view: Arc<View>) -> Router {
         .route("/pause", post(pause))
         .route("/resume", post(resume))
         .route("/bootstrap", post(bootstrap))
+}
+
+        .route("/switchover", post(switch))
         .with_state(view)
 }
 
@@ -195,4 +199,10 @@ async fn bootstrap(
 ) -> Result<Json<String>, ControlError> {
     let formed = view.cluster.bootstrap(order.without, order.anew).await;
     Ok(Json(formed.map_err(|refusal| ControlError::refused(refusal.why, refusal.remedy))?))
+}
+
+async fn switch(State(view): State<Arc<View>>, Json(order): Json<SwitchoverOrder>) -> Response {
+    let (steps, told) = mpsc::channel(8);
+    tokio::spawn(switchover(view, order, steps));
+    lines(told)
 }

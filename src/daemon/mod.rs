@@ -9,6 +9,7 @@ pub mod config;
 pub mod control;
 pub mod status;
 pub mod summary;
+pub mod switchover;
 pub mod telemetry;
 
 mod artifacts;
@@ -21,6 +22,7 @@ mod page;
 mod recovery;
 mod report;
 mod reporter;
+mod resign;
 mod run;
 mod supervise;
 mod view;

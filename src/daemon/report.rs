@@ -35,6 +35,8 @@ pub struct Inputs<'a> {
     pub publish: &'a PublishStatus,
     /// Since when this node is behind the head.
     pub behind_since: Option<BootTime>,
+    /// Since when that counts against it: no pause of the cluster does.
+    pub late_since: Option<BootTime>,
     /// Now.
     pub now: BootTime,
 }
@@ -51,7 +53,8 @@ pub fn report(inputs: &Inputs<'_>) -> NodeReport {
     }
     problems.extend(root_problems(inputs));
     problems.extend(formation_problems(inputs));
-    let faults = faults(inputs, lag);
+    let late = inputs.late_since.map_or(Duration::ZERO, |since| inputs.now.since(since));
+    let faults = faults(inputs, late);
     NodeReport {
         name: inputs.config.node.name.clone(),
         address: inputs.config.address(),
@@ -103,7 +106,7 @@ fn digest_shown(inputs: &Inputs<'_>, manages: bool) -> Option<crate::model::Dige
 }
 
 /// What would take this node out of the load balancer, each in one line; empty when it is fit.
-fn faults(inputs: &Inputs<'_>, lag: Duration) -> Vec<String> {
+fn faults(inputs: &Inputs<'_>, late: Duration) -> Vec<String> {
     if inputs.config.role() == Role::Witness {
         return vec!["witness: has no artifacts".to_owned()];
     }
@@ -127,8 +130,8 @@ fn faults(inputs: &Inputs<'_>, lag: Duration) -> Vec<String> {
         if let Some(why) = &inputs.apply.failed {
             faults.push(format!("apply-failed: {why}"));
         }
-        if lag > inputs.config.sync.ready_lag {
-            faults.push(format!("behind: for {} s", lag.as_secs()));
+        if late > inputs.config.sync.ready_lag {
+            faults.push(format!("behind: for {} s", late.as_secs()));
         }
     } else if inputs.observed.complete && inputs.observed.forest.files() == 0 {
         faults.push("empty: the roots hold nothing and there is no head".to_owned());

@@ -26,6 +26,8 @@ pub struct Reporter {
     pub(super) publish: watch::Receiver<PublishStatus>,
     pub(super) own: watch::Sender<Arc<NodeReport>>,
     pub(super) behind_since: Option<BootTime>,
+    /// The same without the time in which the cluster was paused.
+    pub(super) late_since: Option<BootTime>,
 }
 
 impl Reporter {
@@ -61,6 +63,8 @@ impl Reporter {
         let head = state.as_ref().map_or(0, |state| state.generation());
         let is_behind = apply.applied.map_or(0, |(number, _)| number) < head;
         self.behind_since = is_behind.then(|| self.behind_since.unwrap_or(now));
+        let is_paused = state.as_ref().is_some_and(|state| state.paused.is_some());
+        self.late_since = (is_behind && !is_paused).then(|| self.late_since.unwrap_or(now));
         let row = report(&Inputs {
             config: &self.config,
             state: state.as_deref(),
@@ -69,6 +73,7 @@ impl Reporter {
             apply: &apply,
             publish: &publish,
             behind_since: self.behind_since,
+            late_since: self.late_since,
             now,
         });
         self.own.send_if_modified(|own| {

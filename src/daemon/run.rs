@@ -23,6 +23,7 @@ use crate::daemon::listeners::{ListenError, Listeners};
 use crate::daemon::metrics::{Metrics, MetricsError};
 use crate::daemon::report::unheard;
 use crate::daemon::reporter::Reporter;
+use crate::daemon::resign::Resign;
 use crate::daemon::supervise::{Supervisor, TaskEnded};
 use crate::daemon::view::View;
 use crate::inspect::{self, Inspector};
@@ -116,6 +117,7 @@ pub struct Daemon {
     apply_task: apply::ApplyTask,
     publish_task: publish::PublishTask,
     reporter: Reporter,
+    resign: Resign,
     view: Arc<View>,
 }
 
@@ -209,6 +211,7 @@ impl Daemon {
             applying: applying.outlook.clone(),
             peers,
         });
+        let told = Arc::default();
         let view = Arc::new(View {
             config: Arc::clone(&config),
             cluster: cluster.clone(),
@@ -218,6 +221,7 @@ impl Daemon {
             standing: cluster.standing(),
             observed: inventory.observed(),
             active: applying.active.clone(),
+            told: Arc::clone(&told),
             store,
             metrics,
             inspector: inspector.clone(),
@@ -231,6 +235,14 @@ impl Daemon {
             publish: publishing.status.clone(),
             own,
             behind_since: None,
+            late_since: None,
+        };
+        let resign = Resign {
+            cluster: cluster.clone(),
+            state: cluster.state(),
+            active: applying.active.clone(),
+            in_flight: publishing.in_flight.clone(),
+            told,
         };
         let first_look = FirstLook {
             observed: inventory.observed(),
@@ -255,6 +267,7 @@ impl Daemon {
             apply_task,
             publish_task,
             reporter,
+            resign,
             view,
         })
     }
@@ -284,6 +297,7 @@ impl Daemon {
         tasks.spawn("roster", forever(self.roster_task.run(shutdown.clone())));
         tasks.spawn("apply", self.apply_task.run(shutdown.clone()));
         tasks.spawn("publish", self.publish_task.run(shutdown.clone()));
+        tasks.spawn("resign", forever(self.resign.run(shutdown.clone())));
         tasks.spawn("reporter", forever(self.reporter.run(shutdown.clone())));
 
         let artifacts = ArtifactsServer::new(ArtifactsService::new(self.stager, self.roster))

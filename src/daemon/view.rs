@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -75,6 +76,8 @@ pub struct View {
     pub(super) standing: watch::Receiver<Standing>,
     pub(super) observed: watch::Receiver<Arc<Observed>>,
     pub(super) active: watch::Receiver<Option<Epoch>>,
+    /// The latest end of a lease that anybody was told, in nanoseconds of [`BootTime`].
+    pub(super) told: Arc<AtomicU64>,
     pub(super) store: Store,
     pub(super) metrics: Arc<Metrics>,
     pub(super) inspector: Inspector,
@@ -281,6 +284,8 @@ impl View {
             return Err("this node is not the manager".to_owned());
         };
         let lease = self.cluster.renew().await.ok_or("the lease could not be renewed")?;
+        // Before the last look: whoever ends the office waits until what was told has ended.
+        self.told.fetch_max(lease.end.nanos(), Ordering::SeqCst);
         // The last look before the answer: everything may have moved during the round trip.
         if lease.epoch != epoch || *self.active.borrow() != Some(epoch) {
             return Err("another manager was appointed".to_owned());

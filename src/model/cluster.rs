@@ -141,6 +141,15 @@ pub struct Pause {
     pub unix_ms: i64,
 }
 
+/// A planned change of manager that was ordered and is not done yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Switchover {
+    /// The epoch whose manager gives its office up.
+    pub ends: Epoch,
+    /// Who is to take over.
+    pub to: NodeId,
+}
+
 /// The state that the log builds: the same on every node that applied the same entries.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterState {
@@ -160,6 +169,8 @@ pub struct ClusterState {
     pub head: Option<Head>,
     /// While it is paused, nothing is published, applied or reverted.
     pub paused: Option<Pause>,
+    /// Until the next appointment.
+    pub switchover: Option<Switchover>,
     /// What became of the newest orders, the oldest first; a bounded number of them.
     pub orders: VecDeque<(OrderId, Result<OrderOutcome, Refusal>)>,
     /// The clusters that this one succeeded; empty unless it was recovered from a lost majority.
@@ -204,6 +215,7 @@ impl ClusterState {
             appointment: None,
             head: None,
             paused: None,
+            switchover: None,
             orders: VecDeque::new(),
             lineage: Lineage::default(),
         }
@@ -225,6 +237,14 @@ impl ClusterState {
     #[must_use]
     pub fn epoch(&self) -> Epoch {
         self.appointment.as_ref().map_or(0, |appointment| appointment.epoch)
+    }
+
+    /// The epoch in which `node` is manager and is not ordered to give it up; none if there is none.
+    #[must_use]
+    pub fn office_of(&self, node: NodeId) -> Option<Epoch> {
+        let current = self.appointment.as_ref().filter(|current| current.manager == node)?;
+        let ends = self.switchover.is_some_and(|switchover| switchover.ends == current.epoch);
+        (!ends).then_some(current.epoch)
     }
 
     /// The number of the head; 0 before the first.

@@ -22,7 +22,7 @@ pub use causes::with_causes;
 pub use clock::{BootTime, unix_ms};
 pub use cluster::{
     Appointment, Awaited, ClusterId, ClusterState, FirstContent, Head, Lineage, Member, NodeId, Pause, Role,
-    Seed,
+    Seed, Switchover,
 };
 pub use coordination::{
     Commit, CommitOutcome, CommitRefusal, Coordinator, Lease, LostQuorum, Standing, Successor, UnknownOutcome,

@@ -9,6 +9,11 @@ pub enum Order {
     Pause,
     /// Ends [`Order::Pause`].
     Resume,
+    /// The manager gives its office up to another candidate.
+    Switchover {
+        /// The other's name; none asks the leader to choose.
+        to: Option<String>,
+    },
 }
 
 /// Tells an order from every other; drawn by whoever takes it from a person. An order that is repeated because its

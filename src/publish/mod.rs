@@ -11,6 +11,7 @@ mod error;
 mod fit;
 mod own_rules;
 mod prepare;
+mod shut;
 mod spool;
 mod stage;
 mod status;

@@ -18,12 +18,12 @@ use crate::model::{
 use crate::plan::{Matcher, PatternError};
 use crate::publish::batch::{Batch, Decision, Gather, Scene};
 use crate::publish::prepare::{Draft, Prepared, base_forest, prepare};
+use crate::publish::shut::{open_roots, shut_roots};
 use crate::publish::stage::Stages;
 use crate::publish::window::DeleteWindow;
 use crate::publish::{LastPublish, Observer, PublishError, PublishStatus, Timing, own_rules};
 use crate::rpc::Peers;
 use crate::store::{Adopted, Store};
-use crate::tree::Root;
 
 /// Without a majority for this long, it is a problem.
 const MAJORITY_WITHIN: Duration =
@@ -63,6 +63,8 @@ pub struct PublishHandle {
     pub status: watch::Receiver<PublishStatus>,
     /// What would go out next.
     pub outlook: OutlookHandle,
+    /// Whether a generation may be on its way into the log.
+    pub in_flight: watch::Receiver<bool>,
 }
 
 /// The task. Does nothing while this node is not the manager.
@@ -76,6 +78,7 @@ pub struct PublishTask {
     withheld: watch::Receiver<Arc<BTreeSet<Place>>>,
     observer: Arc<dyn Observer>,
     status: watch::Sender<PublishStatus>,
+    in_flight: watch::Sender<bool>,
     asked: OutlookAsked,
     stages: Stages,
     /// The epoch that the fields below belong to.
@@ -110,6 +113,7 @@ struct Office {
     next: u64,
     /// The rules in force: the head's, or before the first generation this node's own.
     rules: Rules,
+    paused: bool,
 }
 
 enum Standing {
@@ -138,6 +142,7 @@ pub fn new(
 ) -> (PublishHandle, PublishTask) {
     config.rules.roots.sort_by(|(a, _), (b, _)| a.cmp(b));
     let (status, seen) = watch::channel(PublishStatus::default());
+    let (in_flight, flies) = watch::channel(false);
     let (outlook, asked) = OutlookHandle::new();
     let stages = Stages::new(peers, store.clone(), config.spool_dir.clone(), Arc::clone(&observer));
     let task = PublishTask {
@@ -151,6 +156,7 @@ pub fn new(
         withheld,
         observer,
         status,
+        in_flight,
         asked,
         stages,
         epoch: None,
@@ -161,7 +167,7 @@ pub fn new(
         failed: None,
         last: None,
     };
-    (PublishHandle { status: seen, outlook }, task)
+    (PublishHandle { status: seen, outlook, in_flight: flies }, task)
 }
 
 impl PublishTask {
@@ -225,6 +231,10 @@ impl PublishTask {
             Err(error) => return self.after_failure(error).map(Some),
         };
         let (batch, rules) = match decision {
+            _ if office.paused => {
+                self.tell(notes);
+                return Ok(Some(Instant::now() + AGAIN));
+            }
             _ if self.failed.as_ref().is_some_and(|(_, until)| *until > Instant::now()) => {
                 self.tell(notes);
                 return Ok(self.failed.as_ref().map(|(_, until)| *until));
@@ -243,7 +253,10 @@ impl PublishTask {
             }
         };
         self.tell(notes.clone());
-        match self.publish(&office, &observed, batch, rules, &notes).await {
+        self.in_flight.send_replace(true);
+        let published = self.publish(&office, &observed, batch, rules, &notes).await;
+        self.in_flight.send_replace(false);
+        match published {
             Ok(wait) => {
                 self.failed = None;
                 Ok(Some(Instant::now() + wait))
@@ -270,7 +283,7 @@ impl PublishTask {
         }
         let rules = parent.as_ref().map_or_else(|| self.config.rules.clone(), |head| head.rules.clone());
         let Some(next) = state.next_generation() else { return Standing::Out };
-        Standing::In(Office { me, epoch, parent, next, rules })
+        Standing::In(Office { me, epoch, parent, next, rules, paused: state.paused.is_some() })
     }
 
     /// Begins an epoch: forgets what was pending in another one.
@@ -523,10 +536,12 @@ impl PublishTask {
         loop {
             let state = self.state.borrow_and_update().clone()?;
             let is_active = *self.active.borrow_and_update() == Some(office.epoch);
-            if !is_active || !holds_office(&state, office.epoch, office.me) || state.generation() != parent {
+            let is_over = !holds_office(&state, office.epoch, office.me) || state.generation() != parent;
+            if !is_active || is_over || state.paused.is_some() {
                 tracing::info!(
                     epoch = office.epoch,
-                    "a generation was given up: this node is not the manager any more"
+                    paused = state.paused.is_some(),
+                    "a generation was given up: this node may not publish it now"
                 );
                 return None;
             }
@@ -626,7 +641,7 @@ impl PublishTask {
 }
 
 fn holds_office(state: &ClusterState, epoch: Epoch, me: NodeId) -> bool {
-    state.appointment.as_ref().is_some_and(|office| office.epoch == epoch && office.manager == me)
+    state.office_of(me) == Some(epoch)
 }
 
 fn may_be_first(seed: &Seed, me: NodeId) -> bool {
@@ -637,41 +652,8 @@ fn may_be_first(seed: &Seed, me: NodeId) -> bool {
     }
 }
 
-fn open_roots(observed: &Observed) -> BTreeMap<RootName, Arc<Root>> {
-    observed.roots.iter().filter_map(|(name, state)| Some((name.clone(), state.root.clone()?))).collect()
-}
-
 fn matchers(rules: &Rules) -> Result<BTreeMap<RootName, Matcher>, PatternError> {
     rules.roots.iter().map(|(root, rules)| Ok((root.clone(), Matcher::new(rules)?))).collect()
-}
-
-/// Roots from which nothing may be published now: not there, not the one it was, or not yet seen under these rules.
-fn shut_roots(
-    rules: &Rules,
-    optional: &BTreeSet<RootName>,
-    observed: &Observed,
-    problems: &mut Vec<Problem>,
-) -> BTreeSet<RootName> {
-    let mut shut = BTreeSet::new();
-    for (name, wanted) in &rules.roots {
-        let Some(state) = observed.roots.get(name) else {
-            shut.insert(name.clone());
-            continue;
-        };
-        let is_absent = state.root.is_none() && !optional.contains(name);
-        let is_other = (&state.rules.exclude, &state.rules.per_node) != (&wanted.exclude, &wanted.per_node);
-        if state.device_changed {
-            let message =
-                format!("the root {name} lies on another disk than before, so nothing is published from it");
-            let remedy = "mount the former file system, or restart the daemon if the move was meant";
-            let moved = Problem::new(Severity::Critical, "root-missing", message, remedy);
-            problems.push(Problem { root: Some(name.to_string()), ..moved });
-        }
-        if is_absent || is_other || state.device_changed || state.missing.is_some() {
-            shut.insert(name.clone());
-        }
-    }
-    shut
 }
 
 fn no_majority(

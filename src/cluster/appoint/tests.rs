@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
-use crate::model::{Appointment, ClusterId, Digest, Head, HeardReport, Member};
+use crate::model::{
+    Appointment, ClusterId, Digest, Head, HeardReport, Member, Problem, Severity, Switchover,
+};
 
 const LEASE: Duration = Duration::from_millis(1200);
 const PROCESS: u64 = 77;
@@ -120,6 +122,31 @@ impl Bench {
 
     fn ended(&mut self, id: u64, confirmed: bool) -> Vec<Action> {
         self.appointer.round_ended(id, confirmed, ms(self.now), Some(&self.state))
+    }
+
+    /// Whether the manager's renewal is granted now.
+    fn grants(&mut self, from: NodeId, epoch: Epoch) -> bool {
+        let asked = self.renew(from, epoch);
+        let [Action::Round(id)] = asked[..] else { panic!("{asked:?}") };
+        self.ended(id, true) == [Action::Answer(self.tickets, Answer::Granted)]
+    }
+
+    /// Lets time pass with a manager that renews; whom the leader appoints then, and after how many grants.
+    fn appointed_while_renewed(
+        &mut self,
+        manager: NodeId,
+        epoch: Epoch,
+        limit: u64,
+    ) -> (Option<NodeId>, u64) {
+        let (end, mut grants) = (self.now + limit, 0);
+        while self.now < end {
+            grants += u64::from(self.grants(manager, epoch));
+            if let [Action::Appoint { manager, .. }] = self.tick()[..] {
+                return (Some(manager), grants);
+            }
+            self.now += 100;
+        }
+        (None, grants)
     }
 
     fn granted(&mut self) {
@@ -401,4 +428,45 @@ fn losing_the_leadership_answers_everyone_and_forgets_everything() {
     bench.appointer.first_applied();
     let (after, _) = bench.decided_within(5_000).unwrap();
     assert!(after >= 1_320, "counted anew: {after}");
+}
+
+#[test]
+fn an_ordered_successor_is_named_at_once_when_the_manager_let_go() {
+    let mut bench = Bench::managed(2);
+    bench.reports.get_mut(&1).unwrap().priority = 9;
+    bench.state.switchover = Some(Switchover { ends: 5, to: 3 });
+    assert_eq!(bench.appointed_while_renewed(2, 5, 2_000).0, None);
+    assert!(bench.appointer.let_go(5, PROCESS));
+    assert_eq!(appointed(&bench.tick()), 3);
+}
+
+#[test]
+fn a_manager_that_does_not_hear_the_order_is_granted_nothing_more() {
+    let mut bench = Bench::managed(2);
+    bench.state.switchover = Some(Switchover { ends: 5, to: 3 });
+    let (named, grants) = bench.appointed_while_renewed(2, 5, 10_000);
+    assert_eq!(named, Some(3));
+    assert!((45..55).contains(&grants), "{grants}: five seconds, ten a second");
+}
+
+#[test]
+fn of_those_that_reach_no_majority_none_is_better_than_another() {
+    let mut bench = Bench::managed(1);
+    let mut managers = vec![1];
+    for epoch in 5..10 {
+        let manager = managers[managers.len() - 1];
+        bench.reports.get_mut(&manager).unwrap().problems =
+            vec![Problem::new(Severity::Critical, "no-majority", "", "")];
+        bench.state.appointment = Some(Appointment { epoch, replaced: 0, manager, lease: LEASE });
+        let (next, _) = bench.appointed_while_renewed(manager, epoch, 5_000);
+        let Some(next) = next else { break };
+        managers.push(next);
+        bench.reports.get_mut(&manager).unwrap().problems.clear();
+        bench.appointer.appoint_ended(epoch, ms(bench.now));
+    }
+    assert_eq!(managers, [1, 2, 3], "each had its turn, and it does not begin again");
+    bench.state.head.as_mut().unwrap().generation = 5;
+    bench.reports.values_mut().for_each(|report| report.holds = Some(5));
+    let epoch = bench.state.epoch();
+    assert_ne!(bench.appointed_while_renewed(3, epoch, 5_000).0, None, "a later head is another matter");
 }

@@ -1,0 +1,277 @@
+//! What operators order: pause and resume, a planned change of manager, and what is kept across it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "helpers of a test end it as the test itself would"
+)]
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use support::leases::LeaseWatch;
+use support::{THREE, TestCluster, get, has_problem, row};
+
+const BOUND: Duration = Duration::from_secs(30);
+
+/// Runs a command that must succeed.
+fn order(cluster: &TestCluster, node: usize, arguments: &[&str]) -> String {
+    let (code, out, err) = cluster.cli(node, arguments);
+    if code != 0 {
+        cluster.fail(&format!("{arguments:?} ended with {code}: {out}{err}"));
+    }
+    out
+}
+
+/// Runs a command that must be refused; what it says.
+fn refused(cluster: &TestCluster, node: usize, arguments: &[&str]) -> String {
+    let (code, out, err) = cluster.cli(node, arguments);
+    assert_eq!(code, 1, "{arguments:?}: {out}{err}");
+    assert!(err.contains("remedy: "), "{err}");
+    err
+}
+
+fn is_quarantined(cluster: &TestCluster, node: usize, path: &str) -> bool {
+    let (code, listed, _) = cluster.cli(node, &["quarantine", "list"]);
+    code == 0 && listed.contains(path)
+}
+
+/// While it is paused nothing moves on any node, and nobody leaves the load balancer; what was written then goes out
+/// afterwards, and what drifted is brought back.
+#[test]
+fn a_pause_holds_everything_and_resume_lets_it_flow() {
+    let mut cluster = TestCluster::new(THREE, "");
+    cluster.write(0, "default/api/a.xml", "<api/>");
+    cluster.start_all();
+    let before = cluster.wait_in_sync(&[0, 1, 2], Duration::from_secs(60));
+    let manager = cluster.wait_manager(BOUND);
+    let (worker, other) = ((manager + 1) % 3, (manager + 2) % 3);
+    assert!(order(&cluster, worker, &["pause"]).contains("paused"));
+    assert!(order(&cluster, other, &["pause"]).contains("already"));
+    cluster.wait("every node to say so", BOUND, || {
+        (0..3).all(|node| {
+            cluster.status(node).is_some_and(|status| {
+                has_problem(&status, "paused")
+                    && status["manager"] == cluster.nodes[manager].name.as_str()
+                    && row(&status, &cluster.nodes[worker].name).unwrap()["state"] == "paused"
+                    && row(&status, &cluster.nodes[other].name).unwrap()["state"] == "paused"
+            })
+        })
+    });
+    cluster.write(manager, "default/api/late.xml", "<late/>");
+    cluster.write(manager, "default/api/a.xml", "<api version=\"2\"/>");
+    cluster.write(worker, "default/api/drift.xml", "<drift/>");
+    cluster.wait("the drift and the pending changes to be named", BOUND, || {
+        cluster.status(worker).is_some_and(|status| {
+            let pending = row(&status, &cluster.nodes[manager].name).unwrap()["pending"].as_u64();
+            let drifted = row(&status, &cluster.nodes[worker].name).unwrap()["drifted"].as_u64();
+            has_problem(&status, "drift") && pending >= Some(2) && drifted == Some(1)
+        })
+    });
+    // That nothing happens can't be waited for: longer than every quiet time, shorter than a test may take.
+    std::thread::sleep(Duration::from_secs(5));
+    for node in [worker, other] {
+        assert_eq!(cluster.read(node, "default/api/a.xml").unwrap(), b"<api/>");
+        assert_eq!(cluster.read(node, "default/api/late.xml"), None);
+    }
+    assert_eq!(cluster.read(worker, "default/api/drift.xml").unwrap(), b"<drift/>");
+    assert_eq!(cluster.status(other).unwrap()["generation"], before);
+    for node in &cluster.nodes {
+        assert_eq!(get(&node.http, "/ready", Duration::from_secs(2)).unwrap().status, 200);
+    }
+    assert_eq!(get(&cluster.nodes[manager].http, "/manager", Duration::from_secs(2)).unwrap().status, 200);
+    assert_eq!(cluster.cli(other, &["status"]).0, 1);
+
+    order(&cluster, other, &["resume"]);
+    cluster.wait_content(other, "default/api/late.xml", "<late/>", BOUND);
+    cluster.wait_content(worker, "default/api/a.xml", "<api version=\"2\"/>", BOUND);
+    cluster.wait("the drift in quarantine", BOUND, || is_quarantined(&cluster, worker, "drift.xml"));
+    cluster.wait_in_sync(&[0, 1, 2], BOUND);
+    cluster.wait_equal(&[0, 1, 2], BOUND);
+    cluster.wait("all to be well again", BOUND, || {
+        cluster.status(other).is_some_and(|status| !has_problem(&status, "paused"))
+    });
+}
+
+/// A manager that dies in a pause is replaced, and a node that drifted meanwhile is not chosen while another is equal
+/// to the head.
+#[test]
+fn managers_are_appointed_in_a_pause() {
+    let mut cluster = TestCluster::new(THREE, "");
+    cluster.write(0, "default/api/a.xml", "<api/>");
+    cluster.start_all();
+    cluster.wait_in_sync(&[0, 1, 2], Duration::from_secs(60));
+    let manager = cluster.wait_manager(BOUND);
+    let others: Vec<usize> = (0..3).filter(|node| *node != manager).collect();
+    order(&cluster, manager, &["pause"]);
+    cluster.write(others[0], "default/api/drift.xml", "<drift/>");
+    cluster.wait("the drift to be named", BOUND, || {
+        let status = cluster.status(others[1]);
+        status.is_some_and(|status| has_problem(&status, "drift") && has_problem(&status, "paused"))
+    });
+    cluster.kill(manager);
+    cluster.wait("the other one in office", BOUND, || {
+        get(&cluster.nodes[others[1]].http, "/manager", Duration::from_secs(2))
+            .is_some_and(|answer| answer.status == 200)
+    });
+    assert_eq!(cluster.read(others[0], "default/api/drift.xml").unwrap(), b"<drift/>");
+    cluster.start(manager);
+    order(&cluster, others[0], &["resume"]);
+    cluster.wait_in_sync(&[0, 1, 2], BOUND);
+    cluster.wait_equal(&[0, 1, 2], BOUND);
+    assert!(is_quarantined(&cluster, others[0], "drift.xml"));
+}
+
+/// What can't be is refused with its reason, and changes nothing.
+#[test]
+fn a_switchover_that_cannot_be_is_refused() {
+    let nodes = [("gw1", "candidate"), ("gw2", "candidate"), ("gw3", "candidate"), ("gw4", "worker")];
+    let mut cluster = TestCluster::new(&nodes, "");
+    cluster.write(0, "default/api/a.xml", "<api/>");
+    cluster.start_all();
+    cluster.wait_in_sync(&[0, 1, 2, 3], Duration::from_secs(60));
+    let manager = cluster.wait_manager(BOUND);
+    let other = (manager + 1) % 3;
+    let third = (manager + 2) % 3;
+    let epoch = cluster.status(other).unwrap()["epoch"].clone();
+    let name = |node: usize| cluster.nodes[node].name.clone();
+    assert!(refused(&cluster, other, &["switchover", "--to", "gw9"]).contains("there is no node named gw9"));
+    assert!(refused(&cluster, other, &["switchover", "--to", "gw4"]).contains("only candidates"));
+    let same = refused(&cluster, 3, &["switchover", "--to", &name(manager)]);
+    assert!(same.contains("the manager already"), "{same}");
+    cluster.signal(third, "STOP");
+    cluster.wait("the stopped one to be missed", BOUND, || {
+        cluster.status(manager).is_some_and(|status| has_problem(&status, "unreachable"))
+    });
+    assert!(refused(&cluster, other, &["switchover", "--to", &name(third)]).contains("is not heard"));
+    cluster.signal(third, "CONT");
+    assert_eq!(cluster.status(other).unwrap()["epoch"], epoch);
+    assert_eq!(cluster.manager(), Some(manager));
+}
+
+/// Writes a new file ten times a second to whichever node answers 200 on `/manager`, as a load balancer would send it.
+struct Publisher {
+    stop: Arc<AtomicBool>,
+    written: Arc<AtomicUsize>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl Publisher {
+    fn over(cluster: &TestCluster) -> Self {
+        let nodes: Vec<_> = cluster.nodes.iter().map(|node| (node.http.clone(), node.root.clone())).collect();
+        let (stop, written) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let (told, count) = (stop.clone(), written.clone());
+        let thread = std::thread::spawn(move || {
+            while !told.load(Ordering::Relaxed) {
+                for (http, root) in &nodes {
+                    let answer = get(http, "/manager", Duration::from_millis(600));
+                    if answer.is_some_and(|answer| answer.status == 200) {
+                        let number = count.load(Ordering::Relaxed);
+                        // Between the answer and the write the office may change: this is what is handed over.
+                        let path = root.join(file(number));
+                        std::fs::write(path, content(number)).unwrap();
+                        count.fetch_add(1, Ordering::Relaxed);
+                        break;
+                    }
+                }
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        });
+        Self { stop, written, thread }
+    }
+
+    fn finish(self) -> usize {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap();
+        self.written.load(Ordering::Relaxed)
+    }
+}
+
+fn file(number: usize) -> String {
+    format!("default/api/n{number}.xml")
+}
+
+fn content(number: usize) -> String {
+    format!("<api n=\"{number}\"/>")
+}
+
+/// Over ten planned changes of manager with edits going on: nothing is lost, leases are disjoint, all trees are equal.
+#[test]
+fn switchovers_lose_nothing() {
+    let mut cluster = TestCluster::new(THREE, "[sync]\ngather = \"200ms\"\n");
+    cluster.write(0, "default/api/a.xml", "<api/>");
+    cluster.start_all();
+    cluster.wait_in_sync(&[0, 1, 2], Duration::from_secs(60));
+    cluster.wait_manager(BOUND);
+    let watch = LeaseWatch::over(&cluster);
+    let publisher = Publisher::over(&cluster);
+    for round in 0..10 {
+        let manager = cluster.wait_manager(BOUND);
+        let to = (manager + 1) % 3;
+        let asked = round % 3;
+        // The target lags behind the head for some milliseconds after each publish, and is refused then.
+        cluster.wait("the switchover", BOUND, || {
+            let (code, out, err) = cluster.cli(asked, &["switchover", "--to", &cluster.nodes[to].name]);
+            assert!(code == 0 || err.contains("not caught up"), "{code}: {out}{err}");
+            code == 0
+        });
+        let manager_is = |answer: Option<support::Answer>| answer.is_some_and(|answer| answer.status == 200);
+        assert!(manager_is(get(&cluster.nodes[to].http, "/manager", Duration::from_secs(2))));
+        assert!(!manager_is(get(&cluster.nodes[manager].http, "/manager", Duration::from_secs(2))));
+    }
+    let written = publisher.finish();
+    assert!(watch.finish() > 5, "the leases were looked at");
+    eprintln!("{written} files written across ten switchovers");
+    assert!(written > 10);
+    for number in 0..written {
+        let name = file(number);
+        cluster.wait(&name, BOUND, || {
+            let is_there = |node| cluster.read(node, &name).as_deref() == Some(content(number).as_bytes());
+            (0..3).all(is_there) || (0..3).any(|node| is_quarantined(&cluster, node, &name))
+        });
+    }
+    cluster.wait_in_sync(&[0, 1, 2], BOUND);
+    cluster.wait_equal(&[0, 1, 2], BOUND);
+}
+
+/// Without a name the best other candidate takes over: the one of the highest priority.
+#[test]
+fn a_switchover_without_a_name_goes_to_the_best() {
+    let mut cluster = TestCluster::new(THREE, "");
+    cluster.write(0, "default/api/a.xml", "<api/>");
+    cluster.start_all();
+    cluster.wait_in_sync(&[0, 1, 2], Duration::from_secs(60));
+    let manager = cluster.wait_manager(BOUND);
+    let out = order(&cluster, manager, &["switchover"]);
+    assert!(out.contains("is manager now"), "{out}");
+    let next = cluster.wait_manager(BOUND);
+    assert_ne!(next, manager);
+    assert!(out.contains(&cluster.nodes[next].name));
+}
+
+/// A manager whose root is gone gives its office to one that has its own, and stays out while nobody is better.
+#[test]
+fn a_manager_without_its_root_lets_go() {
+    let mut cluster = TestCluster::new(THREE, "");
+    cluster.write(0, "default/api/a.xml", "<api/>");
+    cluster.start_all();
+    cluster.wait_in_sync(&[0, 1, 2], Duration::from_secs(60));
+    let watch = LeaseWatch::over(&cluster);
+    let manager = cluster.wait_manager(BOUND);
+    let aside = cluster.nodes[manager].root.with_extension("aside");
+    std::fs::rename(&cluster.nodes[manager].root, &aside).unwrap();
+    cluster.wait("another manager", Duration::from_secs(60), || {
+        cluster.manager().is_some_and(|other| other != manager)
+    });
+    let next = cluster.wait_manager(BOUND);
+    cluster.write(next, "default/api/b.xml", "<b/>");
+    let third = 3 - manager - next;
+    cluster.wait_content(third, "default/api/b.xml", "<b/>", BOUND);
+    std::fs::rename(&aside, &cluster.nodes[manager].root).unwrap();
+    cluster.wait_content(manager, "default/api/b.xml", "<b/>", BOUND);
+    cluster.wait_in_sync(&[0, 1, 2], BOUND);
+    assert_eq!(cluster.manager(), Some(next), "a returning node takes nothing over by itself");
+    watch.finish();
+}
