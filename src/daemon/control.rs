@@ -40,10 +40,8 @@ pub fn control(view: Arc<View>) -> Router {
         .route("/inspect", post(inspect))
         .route("/pause", post(pause))
         .route("/resume", post(resume))
-        .route("/bootstrap", post(bootstrap))
-}
-
         .route("/switchover", post(switch))
+        .route("/bootstrap", post(bootstrap))
         .with_state(view)
 }
 
