@@ -1,13 +1,14 @@
 //! Tends the roots of this node: decides what they are to this node now, and lets an ordinary node follow the head.
 //! Being manager is `office`'s.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::apply::displaced::drop_displaced;
-use crate::apply::judge::{Sight, judge};
+use crate::apply::judge::{Drift, Sight, Unread, Verdict, judge};
 use crate::apply::reconcile::{Round, reconcile};
 use crate::apply::roots::Roots;
 use crate::apply::status::{of_failure, of_root};
@@ -100,6 +101,7 @@ impl ApplyTask {
         let applied = self.applied(scene.state).await?;
         let Some((applied, Some(forest))) = applied else { return Ok(()) };
         let edits = scene.observed.forest.edits(&head.forest);
+        let unread = self.unread().await?;
         let sight = Sight {
             edits: &edits,
             observed: &scene.observed.forest,
@@ -107,6 +109,7 @@ impl ApplyTask {
             touched: &scene.observed.touched,
             busy: &scene.observed.busy,
             unreadable: &|place| scene.observed.is_unreadable(place),
+            unread: &unread,
             policy: DriftPolicy::Report,
             quiet: self.config.quiet,
             now: Instant::now(),
@@ -120,6 +123,62 @@ impl ApplyTask {
             self.now.matches = verdict.matches;
             self.now.state = NodeState::InSync;
         }
+        Ok(())
+    }
+
+    /// What was noted of places that the head passed by, because they could not be read.
+    async fn unread(&mut self) -> Result<Unread, ApplyTaskError> {
+        if self.unread.is_none() {
+            let store = self.parts.store.clone();
+            self.unread = Some(blocking(move || store.unread()).await??);
+        }
+        Ok(self.unread.clone().unwrap_or_default())
+    }
+
+    /// Notes them before the record says that this node is past the generation that changed them.
+    async fn note_unread(&mut self, unread: &Unread) -> Result<(), ApplyTaskError> {
+        if self.unread.as_ref() != Some(unread) {
+            let (store, noted) = (self.parts.store.clone(), unread.clone());
+            blocking(move || store.set_unread(&noted)).await??;
+            self.unread = Some(unread.clone());
+        }
+        Ok(())
+    }
+
+    /// Takes local changes out of the verdict for which there is no room in quarantine: they are named, and hinder
+    /// nothing else.
+    async fn leave_what_has_no_room(&mut self, verdict: &mut Verdict) -> Result<(), ApplyTaskError> {
+        let reverted = |edit: &&Edit| verdict.drifted.get(&edit.place) == Some(&Drift::Reverted);
+        let local: Vec<(Place, u64, ContentHash)> = verdict
+            .edits
+            .iter()
+            .filter(reverted)
+            .filter_map(|edit| match &edit.old {
+                Some(Entry::File { size, hash, .. }) => Some((edit.place.clone(), *size, *hash)),
+                _ => None,
+            })
+            .collect();
+        if local.is_empty() {
+            return Ok(());
+        }
+        let store = self.parts.store.clone();
+        let work = move || {
+            let (mut left, mut bytes) = (BTreeSet::new(), 0);
+            for (place, size, hash) in local {
+                if store.is_committed(&hash)? {
+                    continue;
+                }
+                match store.require_room(bytes + size) {
+                    Ok(()) => bytes += size,
+                    Err(StoreError::NoSpace { .. }) => drop(left.insert(place)),
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok::<_, StoreError>(left)
+        };
+        let left = blocking(work).await??;
+        verdict.edits.retain(|edit| !left.contains(&edit.place));
+        verdict.drifted.extend(left.into_iter().map(|place| (place, Drift::NoRoom)));
         Ok(())
     }
 
@@ -176,6 +235,7 @@ impl ApplyTask {
                 return Ok(false);
             }
         }
+        let unread = self.unread().await?;
         let sight = Sight {
             edits: &edits,
             observed: &scene.observed.forest,
@@ -183,11 +243,14 @@ impl ApplyTask {
             touched: &scene.observed.touched,
             busy: &scene.observed.busy,
             unreadable: &|place| scene.observed.is_unreadable(place),
+            unread: &unread,
             policy: self.config.drift,
             quiet: self.config.quiet,
             now: Instant::now(),
         };
-        let verdict = judge(&sight, &mut self.memory);
+        let mut verdict = judge(&sight, &mut self.memory);
+        self.note_unread(&verdict.unread).await?;
+        self.leave_what_has_no_room(&mut verdict).await?;
         self.tell_of_drift(&verdict);
         if let Some(when) = verdict.look_again {
             self.now.wait_until(when);
@@ -220,10 +283,15 @@ impl ApplyTask {
         let record = record_of(scene.state, head);
         let earlier = std::mem::take(&mut self.displaced);
         let made = edits.clone();
+        let drifted = self.drifting.clone();
         let work = move || {
-            let why = "another content was brought here by the cluster";
+            let why = |place: &Place| match drifted.contains(place) {
+                true => "it was changed on this node, which is not the manager",
+                false if takeover => "this node became manager, and no generation has it",
+                false => "the cluster has another content here",
+            };
             let before = before.as_deref();
-            let round = Round { store: &store, sites: &sites, edits, before, record, why };
+            let round = Round { store: &store, sites: &sites, edits, before, record, why: &why };
             let result = reconcile(round);
             (result, drop_displaced(&store, earlier).0)
         };
@@ -234,6 +302,10 @@ impl ApplyTask {
                 displaced.extend(failed.displaced);
                 self.displaced = displaced;
                 self.displaced_due = Instant::now() + SECOND_LOOK;
+                if let Some(place) = failed.error.place() {
+                    // No event may have told what is there; once it is known, the next try passes it by.
+                    self.parts.inventory.applied(vec![(place.clone(), None)]).await;
+                }
                 return self.failed(failed.error, record.number).map(|()| false);
             }
         };

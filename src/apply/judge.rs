@@ -50,9 +50,14 @@ pub(super) enum Drift {
     Reverted,
     /// Only named, as the policy says.
     Reported,
+    /// Only named: there is no room to keep what is there.
+    NoRoom,
     /// The gateway's answer to what was written here.
     Rejected,
 }
+
+/// Places that could not be read when the head changed them, with what this node had been brought to there.
+pub(super) type Unread = BTreeMap<Place, Option<Entry>>;
 
 /// What is looked at.
 pub(super) struct Sight<'a> {
@@ -66,6 +71,8 @@ pub(super) struct Sight<'a> {
     pub busy: &'a BTreeMap<Place, Instant>,
     /// Whether nothing is known of a place, because it can't be read.
     pub unreadable: &'a (dyn Fn(&Place) -> bool + Sync),
+    /// What this node had at places that could not be read when the head changed them.
+    pub unread: &'a Unread,
     pub policy: DriftPolicy,
     pub quiet: Quiet,
     pub now: Instant,
@@ -78,6 +85,8 @@ pub(super) struct Verdict {
     pub edits: Vec<Edit>,
     /// What somebody else changed here.
     pub drifted: BTreeMap<Place, Drift>,
+    /// The places that are behind the head because they can't be read, or could not be.
+    pub unread: Unread,
     /// When something that waits is due.
     pub look_again: Option<Instant>,
     /// Whether the folders hold the head: nothing differs but folders that are to go, or stay because they must.
@@ -151,6 +160,10 @@ pub(super) fn judge(sight: &Sight<'_>, memory: &mut Memory) -> Verdict {
         if (sight.unreadable)(place) {
             // It may be there, and be what it should be.
             verdict.matches = false;
+            let known = sight.unread.get(place).cloned();
+            let before = sight.applied.filter(|applied| applied.get(place) != edit.new.as_ref());
+            let own = known.or_else(|| before.map(|applied| applied.get(place).cloned()));
+            verdict.unread.extend(own.map(|own| (place.clone(), own)));
             continue;
         }
         if goes_as_folder(edit) {
@@ -170,6 +183,14 @@ pub(super) fn judge(sight: &Sight<'_>, memory: &mut Memory) -> Verdict {
             continue;
         };
         if applied.get(place) != edit.new.as_ref() {
+            chosen.insert(place);
+            continue;
+        }
+        if let Some(own) = sight.unread.get(place)
+            && same(own.as_ref(), edit.old.as_ref())
+        {
+            // Nobody changed it: the head passed it by.
+            verdict.unread.insert(place.clone(), own.clone());
             chosen.insert(place);
             continue;
         }
@@ -201,6 +222,15 @@ pub(super) fn judge(sight: &Sight<'_>, memory: &mut Memory) -> Verdict {
 impl Verdict {
     fn wait_until(&mut self, when: Instant) {
         self.look_again = Some(self.look_again.map_or(when, |other| other.min(when)));
+    }
+}
+
+/// Whether both are the same for a reader, whatever their modes.
+fn same(one: Option<&Entry>, other: Option<&Entry>) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => one.same_content(other),
+        (None, None) => true,
+        _ => false,
     }
 }
 
@@ -275,6 +305,7 @@ mod tests {
         touched: BTreeMap<Place, Instant>,
         busy: BTreeMap<Place, Instant>,
         unreadable: BTreeSet<Place>,
+        unread: Unread,
         policy: DriftPolicy,
         memory: Memory,
         now: Instant,
@@ -289,6 +320,7 @@ mod tests {
                 touched: BTreeMap::new(),
                 busy: BTreeMap::new(),
                 unreadable: BTreeSet::new(),
+                unread: Unread::new(),
                 policy: DriftPolicy::Revert,
                 memory: Memory::default(),
                 now: Instant::now() + Duration::from_secs(3600),
@@ -309,6 +341,7 @@ mod tests {
                 touched: &self.touched,
                 busy: &self.busy,
                 unreadable: &|place| self.unreadable.contains(place),
+                unread: &self.unread,
                 policy: self.policy,
                 quiet,
                 now: self.now,
@@ -362,6 +395,30 @@ mod tests {
         case.check(&[], &[]);
         case.unreadable.clear();
         case.check(&["a", "b"], &[]);
+    }
+
+    #[test]
+    fn what_could_not_be_read_while_the_head_changed_it_is_no_drift() {
+        let mut case = Case::new(&[("a", "1")], &[("a", "1")], &[("a", "2")]);
+        case.policy = DriftPolicy::Report;
+        case.unreadable = [place("a")].into();
+        case.unread = case.check(&[], &[]).unread;
+        assert_eq!(case.unread.len(), 1);
+        // The record moves on without it; it stays known as long as it can't be read.
+        case.applied = Some(case.head.clone());
+        case.unread = case.check(&[], &[]).unread;
+        assert_eq!(case.unread.len(), 1);
+        case.unreadable.clear();
+        case.check(&["a"], &[]);
+        // What somebody wrote there meanwhile is somebody's.
+        case.observed = forest(&[("a", "local")]);
+        let verdict = case.check(&[], &[("a", Drift::Reported)]);
+        assert!(verdict.unread.is_empty());
+        // Without a generation in between, the same is drift as ever.
+        let mut case = Case::new(&[("a", "local")], &[("a", "1")], &[("a", "1")]);
+        case.policy = DriftPolicy::Report;
+        case.unreadable = [place("a")].into();
+        assert!(case.check(&[], &[]).unread.is_empty());
     }
 
     #[test]

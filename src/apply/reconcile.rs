@@ -37,8 +37,8 @@ pub(super) struct Round<'a> {
     pub before: Option<&'a Forest>,
     /// What is noted when all is done.
     pub record: Applied,
-    /// Why unknown content is put into quarantine.
-    pub why: &'a str,
+    /// Why unknown content of a place is put into quarantine.
+    pub why: &'a (dyn Fn(&Place) -> &'static str + Sync),
 }
 
 /// What was done.
@@ -491,7 +491,7 @@ impl Work<'_> {
             place: place.clone(),
             known: before.into_iter().chain(target).collect(),
             generation: self.round.record.number,
-            why: self.round.why.to_owned(),
+            why: (self.round.why)(place).to_owned(),
             looked: None,
         }
     }

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::apply::displaced::Displaced;
 use crate::apply::files::Failing;
-use crate::apply::judge::Memory;
+use crate::apply::judge::{Memory, Unread};
 use crate::apply::{ApplyStatus, DriftPolicy, Observer, Quiet, RootProblem, Stager, Supplier};
 use crate::inventory::{InventoryHandle, Observed};
 use crate::model::{
@@ -113,6 +113,8 @@ pub struct ApplyTask {
     /// The generation that the record names, with its places.
     pub(super) applied: Option<(Applied, Option<Arc<Forest>>)>,
     pub(super) drifting: BTreeSet<Place>,
+    /// What the store notes of places that could not be read; none until it was asked.
+    pub(super) unread: Option<Unread>,
     rules: Option<Rules>,
     supply_due: Instant,
     supply_wait: Duration,
@@ -169,6 +171,7 @@ pub fn new(config: Config, parts: Parts) -> (ApplyHandle, ApplyTask) {
         takeover: None,
         applied: None,
         drifting: BTreeSet::new(),
+        unread: None,
         rules: None,
         supply_due: now,
         supply_wait: SUPPLY_AGAIN.0,

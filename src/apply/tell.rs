@@ -34,7 +34,7 @@ impl ApplyTask {
                     Severity::Warning,
                     "drift",
                     format!(
-                        "{place} was changed on this node and is brought back; the local content is in quarantine"
+                        "{place} was changed on this node and is brought back; content that no generation has goes to quarantine"
                     ),
                     "change artifacts on the manager only; see `syncd quarantine list`",
                 ),
@@ -43,6 +43,14 @@ impl ApplyTask {
                     "drift",
                     format!("{place} was changed on this node"),
                     "bring it back by hand, or set drift = \"revert\"",
+                ),
+                Drift::NoRoom => (
+                    Severity::Warning,
+                    "quarantine-full",
+                    format!(
+                        "{place} was changed on this node and stays so: there is no room to keep its content in quarantine"
+                    ),
+                    "free space where node.data_dir lies; then it is brought back by itself",
                 ),
                 Drift::Rejected => (
                     Severity::Warning,

@@ -161,7 +161,7 @@ impl Fixture {
             edits,
             before: self.before.as_ref(),
             record: self.record(),
-            why: "a test",
+            why: &|_| "a test",
         })
     }
 

@@ -137,6 +137,12 @@ pub struct QuarantineRow {
     pub hash: Option<String>,
     /// Its permissions, octal, such as `0644`.
     pub mode: Option<String>,
+    /// Its owner's number; 0 also where an older version does not say.
+    #[serde(default)]
+    pub uid: u32,
+    /// Its group's number.
+    #[serde(default)]
+    pub gid: u32,
     /// When it was last written, RFC 3339.
     pub mtime: Option<String>,
     /// When it was put aside, RFC 3339.

@@ -374,6 +374,8 @@ impl View {
                 generation: Some(item.what.generation),
                 size,
                 hash,
+                uid: item.what.uid,
+                gid: item.what.gid,
                 mode: mode.map(|mode| format!("{mode:04o}")),
                 mtime: item
                     .what

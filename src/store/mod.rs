@@ -200,7 +200,10 @@ impl Store {
     /// # Errors
     /// [`StoreError::NoSpace`].
     pub fn require_room(&self, bytes: u64) -> Result<(), StoreError> {
-        self.packs().room_for(bytes, self.reserve() / 2)
+        let reserve = self.reserve() / 2;
+        self.packs().room_for(0, reserve)?;
+        // The quarantine may lie on a file system of its own, which matters only to what goes there.
+        if bytes == 0 { Ok(()) } else { self.0.quarantine.room_for(bytes, reserve) }
     }
 
     /// Fails while the disk has no room for what was last to be added, or less than what is left to others.

@@ -201,14 +201,19 @@ impl Packs {
 
     /// Fails when less than `bytes` and the reserve are free.
     pub(super) fn room_for(&self, bytes: u64, reserve: u64) -> Result<(), StoreError> {
-        let free = rustix::fs::statvfs(&self.dir)
-            .map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize))
-            .map_err(|error| StoreError::io("stat", &self.dir)(error.into()))?;
-        if free < bytes.saturating_add(reserve) {
-            return Err(StoreError::NoSpace { path: self.dir.clone() });
-        }
-        Ok(())
+        room_in(&self.dir, bytes, reserve)
     }
+}
+
+/// Fails unless so many bytes fit into `dir` and leave the reserve.
+pub(super) fn room_in(dir: &Path, bytes: u64, reserve: u64) -> Result<(), StoreError> {
+    let free = rustix::fs::statvfs(dir)
+        .map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize))
+        .map_err(|error| StoreError::io("stat", dir)(error.into()))?;
+    if free < bytes.saturating_add(reserve) {
+        return Err(StoreError::NoSpace { path: dir.to_owned() });
+    }
+    Ok(())
 }
 
 impl Writer<'_> {

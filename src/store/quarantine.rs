@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{ContentHash, Entry, FileTime, Place, unix_ms};
 use crate::store::StoreError;
-use crate::store::pack::sync_folder;
+use crate::store::pack::{room_in, sync_folder};
 
 /// What is put aside.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -173,6 +173,11 @@ impl Quarantine {
         }
         items.sort_by(|a, b| a.id.cmp(&b.id));
         Ok(items)
+    }
+
+    /// Fails unless so many bytes fit in here and leave the reserve: it may lie on a file system of its own.
+    pub(super) fn room_for(&self, bytes: u64, reserve: u64) -> Result<(), StoreError> {
+        room_in(&self.dir, bytes, reserve)
     }
 
     pub(super) fn count(&self) -> u64 {

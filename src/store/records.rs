@@ -1,10 +1,10 @@
 //! What applying notes down: how far this node's files are, and the seconds that its readers have seen.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{ClusterId, Digest, Epoch, Place, RootName, unix_ms};
+use crate::model::{ClusterId, Digest, Entry, Epoch, Place, RootName, unix_ms};
 use crate::store::index::{SECONDS, TREE, put_meta};
 use crate::store::{Store, StoreError};
 
@@ -123,6 +123,22 @@ impl Store {
     /// The former ones stay then.
     pub fn set_leaving(&self, leaving: &BTreeSet<Place>) -> Result<(), StoreError> {
         self.index().set_meta("leaving", leaving)
+    }
+
+    /// Places that could not be read when the head changed them, with what this node had been brought to there.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn unread(&self) -> Result<BTreeMap<Place, Option<Entry>>, StoreError> {
+        Ok(self.index().meta("unread")?.unwrap_or_default())
+    }
+
+    /// Notes such places.
+    ///
+    /// # Errors
+    /// The former ones stay then.
+    pub fn set_unread(&self, unread: &BTreeMap<Place, Option<Entry>>) -> Result<(), StoreError> {
+        self.index().set_meta("unread", unread)
     }
 
     /// What the mark in the root called `root` has to say; none before this node first touched it as a member.
