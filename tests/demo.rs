@@ -12,6 +12,7 @@ fn the_demo_holds_what_it_promises() {
     assert!(output.status.success(), "{told}\n{complaint}");
     let digests: Vec<_> =
         told.lines().filter_map(|line| line.split_once(" files  ").map(|(_, digest)| digest)).collect();
+    assert!(told.contains("what was there is kept: `syncd quarantine list` on gw"), "{told}");
     assert_eq!(digests.len(), 3, "{told}");
     assert!(digests.iter().all(|digest| digest.len() == 64 && *digest == digests[0]), "{told}");
 }

@@ -23,7 +23,7 @@ use crate::model::{
 use crate::store::{Adopted, Applied, StoreError};
 
 /// How long what came out is kept, because a writer may still have it open.
-const SECOND_LOOK: Duration = Duration::from_secs(2);
+pub(super) const SECOND_LOOK: Duration = Duration::from_secs(2);
 /// The first and the longest wait before an apply that failed is tried again.
 const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// How soon one is tried again that met somebody else's change.
@@ -127,7 +127,7 @@ impl ApplyTask {
     }
 
     /// What was noted of places that the head passed by, because they could not be read.
-    async fn unread(&mut self) -> Result<Unread, ApplyTaskError> {
+    pub(super) async fn unread(&mut self) -> Result<Unread, ApplyTaskError> {
         if self.unread.is_none() {
             let store = self.parts.store.clone();
             self.unread = Some(blocking(move || store.unread()).await??);
@@ -147,7 +147,7 @@ impl ApplyTask {
 
     /// Takes local changes out of the verdict for which there is no room in quarantine: they are named, and hinder
     /// nothing else.
-    async fn leave_what_has_no_room(&mut self, verdict: &mut Verdict) -> Result<(), ApplyTaskError> {
+    pub(super) async fn leave_what_has_no_room(&self, verdict: &mut Verdict) -> Result<(), ApplyTaskError> {
         let reverted = |edit: &&Edit| verdict.drifted.get(&edit.place) == Some(&Drift::Reverted);
         let local: Vec<(Place, u64, ContentHash)> = verdict
             .edits

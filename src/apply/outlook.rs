@@ -28,6 +28,7 @@ impl ApplyTask {
         }
         let edits = observed.forest.edits(&head.forest);
         let applied = self.applied(state).await?.and_then(|(_, forest)| forest);
+        let unread = self.unread().await?;
         let sight = Sight {
             edits: &edits,
             observed: &observed.forest,
@@ -35,14 +36,17 @@ impl ApplyTask {
             touched: &observed.touched,
             busy: &observed.busy,
             unreadable: &|place| observed.is_unreadable(place),
+            unread: &unread,
             policy: self.config.drift,
             quiet: self.config.quiet,
             now: Instant::now(),
         };
-        let verdict = judge(&sight, &mut self.memory.clone());
+        let mut verdict = judge(&sight, &mut self.memory.clone());
+        self.leave_what_has_no_room(&mut verdict).await?;
         let gate = self.gate();
         let stands = |edit: &Edit| match verdict.drifted.get(&edit.place) {
             Some(Drift::Reported) => Stands::Held("drift"),
+            Some(Drift::NoRoom) => Stands::Held("quarantine-full"),
             Some(Drift::Rejected) => Stands::Waits("the gateway rejected it; it is written again later"),
             Some(Drift::Settling) => Stands::Waits("it still changes"),
             _ if observed.is_unreadable(&edit.place) => Stands::Held("unreadable"),

@@ -63,6 +63,11 @@ impl Api {
         Ok(file)
     }
 
+    /// The API itself as [`Api::create`] wrote it.
+    pub(super) fn created(&self) -> File {
+        self.api("created")
+    }
+
     /// Deletes its files.
     pub(super) fn delete(&self, root: &Path) -> io::Result<Vec<PathBuf>> {
         let paths: Vec<PathBuf> = self.files("").into_iter().map(|file| file.path).collect();

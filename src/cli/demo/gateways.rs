@@ -13,10 +13,11 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
+use crate::cli::client::Client;
 use crate::cli::demo::artifacts::File;
 use crate::cli::demo::trees::{self, Tree};
 use crate::cli::http::{self, Question};
-use crate::daemon::status::StatusReport;
+use crate::daemon::status::{QuarantineRow, StatusReport};
 use crate::model::{NodeReport, NodeState};
 
 /// How often files are looked at: small against what is measured.
@@ -313,6 +314,32 @@ impl Gateways {
             }
             if begun.elapsed() > limit {
                 let what = format!("{} says {kept:?} in quarantine instead of {count}", self.name(node));
+                return Err(Trouble::of(node, what));
+            }
+            tokio::time::sleep(ASK_EVERY).await;
+        }
+    }
+
+    /// Waits until a node's quarantine has this very content; returns the name that it lists it by.
+    pub(super) async fn kept(
+        &self,
+        node: usize,
+        file: &File,
+        limit: Duration,
+    ) -> Result<(String, Duration), Trouble> {
+        let begun = Instant::now();
+        let client = Client::new(&self.nodes[node].folder.join("socket"));
+        let hash = blake3::hash(file.content.as_bytes()).to_hex().to_string();
+        let path = file.path.to_string_lossy();
+        loop {
+            let listed = client.get::<Vec<QuarantineRow>>("/quarantine").await;
+            let rows = listed.map(|(rows, _)| rows).unwrap_or_default();
+            let found = rows.into_iter().find(|row| row.path == path && row.hash.as_ref() == Some(&hash));
+            if let Some(row) = found {
+                return Ok((row.id, begun.elapsed()));
+            }
+            if begun.elapsed() > limit {
+                let what = format!("{}: {path} is not in its quarantine", self.name(node));
                 return Err(Trouble::of(node, what));
             }
             tokio::time::sleep(ASK_EVERY).await;

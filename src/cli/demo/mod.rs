@@ -79,6 +79,7 @@ impl Story<'_> {
         self.create_and_delete(gateways, manager, &apis[1]).await?;
         self.worker_dies(gateways, manager, &apis[2..7]).await?;
         self.manager_dies(gateways, manager, &apis[7]).await?;
+        self.changed_by_hand(gateways, manager, &apis[8]).await?;
         self.compare(gateways).await
     }
 
@@ -176,6 +177,16 @@ impl Story<'_> {
         self.held(&format!("{name} has what it missed and no longer what nobody published"), took)?;
         let took = gateways.quarantined(old, lost.len(), STEP_WITHIN).await?;
         self.held(&format!("its {} unpublished files are in its quarantine", lost.len()), took)
+    }
+
+    async fn changed_by_hand(&mut self, gateways: &Gateways, node: usize, api: &Api) -> Result<(), Told> {
+        let name = gateways.name(node);
+        self.say(&format!("changing a file by hand on {name}, which is not the manager any more"))?;
+        let by_hand = api.edit(&gateways.root(node), "changed by hand").map_err(Trouble::from)?;
+        let took = gateways.visible(&[api.created()], &[], STEP_WITHIN).await?;
+        self.held("it was noticed, and the published version is back", took)?;
+        let (kept, took) = gateways.kept(node, &by_hand, STEP_WITHIN).await?;
+        self.held(&format!("what was there is kept: `syncd quarantine list` on {name} has {kept}"), took)
     }
 
     async fn compare(&mut self, gateways: &mut Gateways) -> Result<(), Told> {
