@@ -52,6 +52,10 @@ fn wrong_usage_exits_with_64() {
         &["history", "0"],
         &["history", "many"],
         &["quarantine"],
+        &["quarantine", "show"],
+        &["quarantine", "show", "../status"],
+        &["quarantine", "show", "x", "--diff", "--content"],
+        &["quarantine", "restore", "a/b"],
         &["run", "--log-format", "xml"],
     ] {
         let output = syncd(args);
@@ -65,9 +69,15 @@ fn without_a_daemon_the_exit_code_is_3_and_the_socket_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("none");
     let socket = socket.to_str().unwrap();
-    for command in
-        [&["status"][..], &["status", "--wait"], &["status", "--json"], &["history"], &["quarantine", "list"]]
-    {
+    for command in [
+        &["status"][..],
+        &["status", "--wait"],
+        &["status", "--json"],
+        &["history"],
+        &["quarantine", "list"],
+        &["quarantine", "show", "1"],
+        &["quarantine", "restore", "1"],
+    ] {
         let output = syncd(&[command, &["--socket", socket]].concat());
         let told = text(&output.stderr);
         assert_eq!(output.status.code(), Some(3), "{command:?}: {told}");
@@ -195,7 +205,7 @@ fn history_and_quarantine_are_tables() {
     assert!(told.lines().nth(1).unwrap().starts_with("        42  2026-01-31T09:00:00.123Z  gw1"), "{told}");
     assert!(told.contains("r:a r:b r:c and 1 more"), "{told}");
     let quarantine = r#"[{"id":"q1","node":"gw1","root":"r","path":"a\u001b[2J.xml","why":"replaced","generation":null,
-        "size":12,"hash":null,"mode":"0644","mtime":null,"at":"2026-01-31T09:00:00.000Z"}]"#;
+        "size":12,"hash":null,"mode":"0644","uid":0,"gid":0,"mtime":null,"at":"2026-01-31T09:00:00.000Z"}]"#;
     let (output, asked) = against(&[quarantine], &["quarantine", "list"]);
     assert_eq!((output.status.code(), asked[0].as_str()), (Some(0), "GET /quarantine HTTP/1.1"));
     let told = text(&output.stdout);

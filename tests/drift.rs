@@ -201,3 +201,124 @@ fn without_room_in_quarantine_drift_is_named_and_hinders_nothing() {
     cluster.stop(node);
     assert!(Command::new("umount").arg(&folder).status().unwrap().success());
 }
+
+/// Makes a change by hand and returns the name under which it is kept.
+fn keep(cluster: &TestCluster, node: usize, path: &str, content: &str) -> String {
+    cluster.write(node, path, content);
+    let mut id = None;
+    cluster.wait("the change by hand to be kept", LONG, || {
+        let items = quarantine(cluster, node);
+        let hash = blake3::hash(content.as_bytes()).to_hex().to_string();
+        let found = items.iter().find(|item| item["path"] == path && item["hash"] == hash);
+        id = found.map(|item| item["id"].as_str().unwrap().to_owned());
+        id.is_some()
+    });
+    id.unwrap()
+}
+
+#[track_caller]
+fn refused(cluster: &TestCluster, node: usize, arguments: &[&str], why: &str) {
+    let (code, told, error) = cluster.cli(node, &[&["quarantine", "restore"], arguments].concat());
+    assert!(code == 1 && error.contains(why) && error.contains("remedy: "), "{code}: {told}{error}");
+}
+
+#[test]
+fn what_is_kept_is_shown_and_restored_from_any_node() {
+    let extra = format!(
+        "exclude = [\"*.back\"]\nper_node = [\"default/sequences/own.xml\"]\n{QUICK}max_delete = 50\n"
+    );
+    let (cluster, manager, [node, other]) = cluster(&extra);
+    let all = [manager, node, other];
+    let id = keep(&cluster, node, "default/api/a.xml", "<api>a</api>\n<by-hand/>\n");
+    cluster.wait_content(node, "default/api/a.xml", "<api>a</api>", LONG);
+
+    let (code, told, error) = cluster.cli(node, &["quarantine", "show", &id]);
+    assert_eq!(code, 0, "{error}");
+    let place = format!("synapse-configs:default/api/a.xml on {}", cluster.nodes[node].name);
+    for part in
+        [&id, &place, "another content; see --diff", "changed on this node", "<by-hand/>", "quarantine/"]
+    {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    let (_, told, _) = cluster.cli(node, &["quarantine", "show", &id, "--diff"]);
+    assert!(told.contains("+<by-hand/>") && told.contains("--- published"), "{told}");
+    let (_, told, _) = cluster.cli(node, &["quarantine", "show", &id[..20], "--content"]);
+    assert_eq!(told, "<api>a</api>\n<by-hand/>\n");
+    let (code, _, error) = cluster.cli(other, &["quarantine", "show", &id]);
+    assert!(code == 1 && error.contains("no version"), "{error}");
+
+    let before = cluster.status(manager).unwrap()["generation"].as_u64().unwrap();
+    let (code, told, error) = cluster.cli(node, &["quarantine", "restore", &id]);
+    assert_eq!(code, 0, "{told}{error}");
+    let name = &cluster.nodes[manager].name;
+    assert!(told.contains(&format!("{name} published it as generation {}", before + 1)), "{told}");
+    cluster.wait_equal(&all, LONG);
+    for node in all {
+        assert_eq!(cluster.read(node, "default/api/a.xml").unwrap(), b"<api>a</api>\n<by-hand/>\n");
+    }
+    assert_eq!(quarantine(&cluster, node).len(), 1, "it stays kept");
+    refused(&cluster, node, &[&id], "has this content at synapse-configs:default/api/a.xml already");
+
+    // Never over something newer without saying so.
+    cluster.write(manager, "default/api/a.xml", "<api>newer</api>");
+    for node in all {
+        cluster.wait_content(node, "default/api/a.xml", "<api>newer</api>", LONG);
+    }
+    refused(&cluster, node, &[&id], "was changed between generation");
+    refused(&cluster, node, &[&id, "--as", "default/api/b.xml"], "is there already");
+    assert_eq!(cluster.read(manager, "default/api/a.xml").unwrap(), b"<api>newer</api>");
+    let (code, _, error) = cluster.cli(node, &["quarantine", "restore", &id, "--over-newer"]);
+    assert_eq!(code, 0, "{error}");
+    for node in all {
+        cluster.wait_content(node, "default/api/a.xml", "<api>a</api>\n<by-hand/>\n", LONG);
+    }
+    // To another path, in a folder that is not there yet.
+    let (code, _, error) =
+        cluster.cli(node, &["quarantine", "restore", &id, "--as", "default/new/deep/c.xml"]);
+    assert_eq!(code, 0, "{error}");
+    for node in all {
+        cluster.wait_content(node, "default/new/deep/c.xml", "<api>a</api>\n<by-hand/>\n", LONG);
+    }
+    cluster.wait_equal(&all, LONG);
+
+    // What is never published is not restored.
+    refused(&cluster, node, &[&id, "--as", "default/api/c.xml.back"], "is excluded by the rules");
+    refused(&cluster, node, &[&id, "--as", "default/sequences/own.xml"], "differs per node by the rules");
+    refused(&cluster, node, &[&id, "--as", "../outside"], "is no path of an artifact");
+    refused(&cluster, node, &[&id, "--as", ".syncd/member"], "");
+    refused(&cluster, node, &[&id, "--as", "default/api"], "is a folder on the manager");
+    refused(&cluster, node, &[&id, "--as", "default/api/b.xml/c.xml"], "is no folder on the manager");
+    assert_eq!(cluster.cli(node, &["pause"]).0, 0);
+    cluster.wait("the pause", LONG, || {
+        cluster.status(manager).is_some_and(|status| has_problem(&status, "paused"))
+    });
+    refused(&cluster, node, &[&id, "--as", "default/api/e.xml"], "paused");
+    assert_eq!(cluster.cli(node, &["resume"]).0, 0);
+
+    // Content that is not what its record says is not taken in.
+    let content = cluster.nodes[node].data.join("quarantine").join(&id).join("content");
+    fs::write(&content, "<api>a</api>\n<tampered>").unwrap();
+    refused(&cluster, node, &[&id, "--as", "default/api/e.xml"], "could not store it");
+    assert!(all.iter().all(|node| cluster.read(*node, "default/api/e.xml").is_none()));
+}
+
+/// The node that keeps it is itself the manager by the time that a person asks.
+#[test]
+fn a_manager_restores_what_it_kept_before() {
+    let nodes = [("gw1", "candidate"), ("gw2", "candidate"), ("w", "witness")];
+    let mut cluster = TestCluster::new(&nodes, QUICK);
+    for node in 0..2 {
+        cluster.write(node, "default/api/a.xml", "<api/>");
+    }
+    cluster.start_all();
+    cluster.wait_in_sync(&[0, 1], LONG);
+    let manager = cluster.wait_manager(LONG);
+    let heir = 1 - manager;
+    let id = keep(&cluster, heir, "default/api/new.xml", "<api>new</api>");
+    cluster.kill(manager);
+    cluster.wait("the other to be manager", LONG, || cluster.manager() == Some(heir));
+    let (code, told, error) = cluster.cli(heir, &["quarantine", "restore", &id]);
+    assert_eq!(code, 0, "{told}{error}");
+    cluster.start(manager);
+    cluster.wait_content(manager, "default/api/new.xml", "<api>new</api>", LONG);
+}

@@ -8,13 +8,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::apply::displaced::Displaced;
 use crate::apply::files::Failing;
 use crate::apply::judge::{Memory, Unread};
+use crate::apply::restore::{Ask, Restorer};
 use crate::apply::{ApplyStatus, DriftPolicy, Observer, Quiet, RootProblem, Stager, Supplier};
 use crate::inventory::{InventoryHandle, Observed};
 use crate::model::{
@@ -68,6 +69,8 @@ pub struct ApplyHandle {
     pub held_at_start: watch::Receiver<Arc<BTreeSet<Place>>>,
     /// Answers peers.
     pub stager: Stager,
+    /// Takes what a person wants back from quarantine, on the manager.
+    pub restorer: Restorer,
     /// What would be done to the files next.
     pub outlook: OutlookHandle,
 }
@@ -113,6 +116,7 @@ pub struct ApplyTask {
     /// The generation that the record names, with its places.
     pub(super) applied: Option<(Applied, Option<Arc<Forest>>)>,
     pub(super) drifting: BTreeSet<Place>,
+    restores: mpsc::Receiver<Ask>,
     /// What the store notes of places that could not be read; none until it was asked.
     pub(super) unread: Option<Unread>,
     rules: Option<Rules>,
@@ -141,11 +145,21 @@ pub fn new(config: Config, parts: Parts) -> (ApplyHandle, ApplyTask) {
     let (active, active_seen) = watch::channel(None);
     let (held, held_seen) = watch::channel(Arc::default());
     let (outlook, asked) = OutlookHandle::new();
+    let (asks, restores) = mpsc::channel(1);
+    let restorer = Restorer {
+        store: parts.store.clone(),
+        state: parts.coordinator.state(),
+        active: active_seen.clone(),
+        observed: parts.inventory.observed(),
+        asks,
+        turn: Arc::new(Semaphore::new(1)),
+    };
     let handle = ApplyHandle {
         status: status_seen,
         active: active_seen,
         held_at_start: held_seen,
         stager: stager.clone(),
+        restorer,
         outlook,
     };
     let now = Instant::now();
@@ -171,6 +185,7 @@ pub fn new(config: Config, parts: Parts) -> (ApplyHandle, ApplyTask) {
         takeover: None,
         applied: None,
         drifting: BTreeSet::new(),
+        restores,
         unread: None,
         rules: None,
         supply_due: now,
@@ -209,6 +224,10 @@ impl ApplyTask {
                 changed = self.standing.changed() => changed,
                 changed = self.observed.changed() => changed,
                 () = tokio::time::sleep_until(self.now.next) => Ok(()),
+                Some(ask) = self.restores.recv() => {
+                    self.restore(ask).await?;
+                    Ok(())
+                }
                 answer = self.asked.next() => {
                     let state = self.state.borrow().clone();
                     // Whoever asked may have gone away.
@@ -356,6 +375,11 @@ impl ApplyTask {
     /// Whether what the inventory says was seen under the rules of `head`.
     pub(super) fn goes_by(&self, head: &Adopted) -> bool {
         self.rules.as_ref() == Some(&head.rules)
+    }
+
+    /// The log's state, and this node's id.
+    pub(super) fn membership(&self) -> (Option<Arc<ClusterState>>, Option<NodeId>) {
+        (self.state.borrow().clone(), self.standing.borrow().node)
     }
 
     /// What was last told.

@@ -259,6 +259,53 @@ pub(super) struct History {
 #[derive(Debug, Subcommand)]
 pub(super) enum QuarantineCommand {
     List(QuarantineList),
+    Show(QuarantineShow),
+    Restore(QuarantineRestore),
+}
+
+/// One version: where it was and lies, why it was replaced, and its content
+#[derive(Debug, clap::Args)]
+pub(super) struct QuarantineShow {
+    /// Which one, as `list` names it; the beginning of its name is enough
+    #[arg(value_name = "ID")]
+    pub(super) id: String,
+
+    /// Print the content only, as it is
+    #[arg(long)]
+    pub(super) content: bool,
+
+    /// Print what it has that the published version at its path has not, and the other way round
+    #[arg(long, conflicts_with = "content")]
+    pub(super) diff: bool,
+
+    /// Print JSON for scripts, without the content
+    #[arg(long, conflicts_with_all = ["content", "diff"])]
+    pub(super) json: bool,
+
+    #[command(flatten)]
+    pub(super) reach: Reach,
+}
+
+/// Publishes one version: the manager writes it into its folder, from where it goes to every node
+///
+/// Nothing newer is replaced unless --over-newer says so, and then it is kept in the manager's quarantine. The version
+/// stays in this one.
+#[derive(Debug, clap::Args)]
+pub(super) struct QuarantineRestore {
+    /// Which one, as `list` names it; the beginning of its name is enough
+    #[arg(value_name = "ID")]
+    pub(super) id: String,
+
+    /// Another path in the same root
+    #[arg(long = "as", value_name = "PATH")]
+    pub(super) path: Option<String>,
+
+    /// Also when the path was changed since, or is there already
+    #[arg(long)]
+    pub(super) over_newer: bool,
+
+    #[command(flatten)]
+    pub(super) reach: Reach,
 }
 
 /// What is kept, and why it was replaced

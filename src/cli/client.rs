@@ -16,6 +16,8 @@ use crate::daemon::control::ControlError;
 
 /// A daemon answers from memory; this is a hung one.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// A content is read from a disk that may be busy.
+const CONTENT_WITHIN: Duration = Duration::from_secs(20);
 /// An order goes through the log, if need be after an election; the daemon itself gives up before this.
 const ORDER_WITHIN: Duration = Duration::from_secs(20);
 /// The longest silence in an answer that takes its time: a few signs of life that did not come.
@@ -70,6 +72,14 @@ impl Client {
     /// The answer to `path`, read and as it came.
     pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<(T, Bytes), ClientError> {
         self.ask(Question::get(path), ANSWER_WITHIN).await
+    }
+
+    /// The answer to `path` as it came, whatever it is.
+    pub(super) async fn bytes(&self, path: &str) -> Result<Bytes, ClientError> {
+        let (status, body) = http::ask(self.connect().await?, Question::get(path), CONTENT_WITHIN)
+            .await
+            .map_err(|source| self.broken(source))?;
+        if status.is_success() { Ok(body) } else { Err(self.refused(path, status, &body)) }
     }
 
     /// Orders something of the daemon and waits for what became of it.

@@ -83,6 +83,14 @@ fn obey(args: Args) -> Result<Exit, Failure> {
             let client = client(&file, &list.reach)?;
             wait_for(quarantine::list(&client, &list, &mut output))
         }
+        Command::Quarantine(QuarantineCommand::Show(show)) => {
+            let client = client(&file, &show.reach)?;
+            wait_for(quarantine::show(&client, &show, &mut output))
+        }
+        Command::Quarantine(QuarantineCommand::Restore(restore)) => {
+            let client = client(&file, &restore.reach)?;
+            wait_for(quarantine::restore(&client, &restore, &mut output))
+        }
         Command::Pause(reach) => {
             let client = client(&file, &reach)?;
             wait_for(orders::pause(&client, &mut output))

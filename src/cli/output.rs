@@ -24,6 +24,12 @@ impl Output {
         Self { writer: Box::new(stdout), style: Style { terminal, colour, width, height } }
     }
 
+    /// Writes all of `bytes` now.
+    pub(super) fn write_bytes(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.writer.write_all(bytes)?;
+        self.writer.flush()
+    }
+
     /// Writes all of `text` now.
     pub(super) fn write(&mut self, text: &str) -> std::io::Result<()> {
         self.writer.write_all(text.as_bytes())?;

@@ -3,24 +3,25 @@
 use futures::stream::{BoxStream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::apply::Stager;
+use crate::apply::{Restorer, Stager};
 use crate::model::NodeId;
 use crate::roster::Roster;
 use crate::rpc::Caller;
 use crate::wire::proto::artifacts_server::Artifacts;
-use crate::wire::proto::{FetchRequest, Parcel, Report, StageReply};
+use crate::wire::proto::{FetchRequest, Parcel, Report, RestorePart, RestoreReply, StageReply};
 
 /// Answers what peers ask about content and reports.
 pub struct ArtifactsService {
     stager: Stager,
+    restorer: Restorer,
     roster: Roster,
 }
 
 impl ArtifactsService {
     /// Over the two rooms that know the answers.
     #[must_use]
-    pub fn new(stager: Stager, roster: Roster) -> Self {
-        Self { stager, roster }
+    pub fn new(stager: Stager, restorer: Restorer, roster: Roster) -> Self {
+        Self { stager, restorer, roster }
     }
 }
 
@@ -44,6 +45,14 @@ impl Artifacts for ArtifactsService {
     async fn fetch(&self, request: Request<FetchRequest>) -> Result<Response<Self::FetchStream>, Status> {
         let parcels = self.stager.fetch(request.into_inner()).await?;
         Ok(Response::new(parcels.boxed()))
+    }
+
+    async fn restore(
+        &self,
+        request: Request<Streaming<RestorePart>>,
+    ) -> Result<Response<RestoreReply>, Status> {
+        sender(&request)?;
+        self.restorer.serve(request.into_inner()).await.map(Response::new)
     }
 
     async fn exchange(&self, request: Request<Report>) -> Result<Response<Report>, Status> {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Query, State};
+use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
@@ -24,6 +24,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use crate::daemon::http::read;
 use crate::daemon::switchover::{SwitchoverOrder, switchover};
+use crate::daemon::restoring::{QuarantineShown, RestoreOrder};
 use crate::daemon::view::View;
 use crate::inspect::Question;
 use crate::model::{Coordinator, Order, OrderError, OrderOutcome};
@@ -38,6 +39,10 @@ pub fn control(view: Arc<View>) -> Router {
         .route("/history", read(history))
         .route("/quarantine", read(quarantine))
         .route("/inspect", post(inspect))
+        .route("/quarantine/{id}", read(shown))
+        .route("/quarantine/{id}/content", read(kept_content))
+        .route("/quarantine/{id}/published", read(published_content))
+        .route("/restore", post(restore))
         .route("/pause", post(pause))
         .route("/resume", post(resume))
         .route("/switchover", post(switch))
@@ -145,6 +150,33 @@ fn answer<T: Serialize>(
         Ok(Err(error)) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }
+}
+
+async fn shown(
+    State(view): State<Arc<View>>,
+    Path(id): Path<String>,
+) -> Result<Json<QuarantineShown>, ControlError> {
+    view.show(&id).await.map(Json)
+}
+
+async fn kept_content(State(view): State<Arc<View>>, Path(id): Path<String>) -> Result<Bytes, ControlError> {
+    view.kept_content(&id).await
+}
+
+async fn published_content(
+    State(view): State<Arc<View>>,
+    Path(id): Path<String>,
+) -> Result<Bytes, ControlError> {
+    view.published_content(&id).await
+}
+
+async fn restore(State(view): State<Arc<View>>, Json(order): Json<RestoreOrder>) -> Response {
+    let (said, told) = mpsc::channel(1);
+    tokio::spawn(async move {
+        // Whoever asked may have gone; the restore goes on, and its generation says so.
+        let _ = said.send(view.restore(order).await).await;
+    });
+    lines(told)
 }
 
 async fn pause(State(view): State<Arc<View>>) -> Result<Json<OrderOutcome>, ControlError> {

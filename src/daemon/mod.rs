@@ -23,6 +23,7 @@ mod recovery;
 mod report;
 mod reporter;
 mod resign;
+pub mod restoring;
 mod run;
 mod supervise;
 mod view;

@@ -114,6 +114,7 @@ pub struct Daemon {
     roster_task: RosterTask,
     stager: apply::Stager,
     inspector: Inspector,
+    restorer: apply::Restorer,
     apply_task: apply::ApplyTask,
     publish_task: publish::PublishTask,
     reporter: Reporter,
@@ -209,7 +210,7 @@ impl Daemon {
             state: cluster.state(),
             publishing: publishing.outlook.clone(),
             applying: applying.outlook.clone(),
-            peers,
+            peers: peers.clone(),
         });
         let told = Arc::default();
         let view = Arc::new(View {
@@ -223,6 +224,8 @@ impl Daemon {
             active: applying.active.clone(),
             told: Arc::clone(&told),
             store,
+            restorer: applying.restorer.clone(),
+            peers,
             metrics,
             inspector: inspector.clone(),
         });
@@ -264,6 +267,7 @@ impl Daemon {
             roster_task,
             stager: applying.stager,
             inspector,
+            restorer: applying.restorer,
             apply_task,
             publish_task,
             reporter,
@@ -300,7 +304,7 @@ impl Daemon {
         tasks.spawn("resign", forever(self.resign.run(shutdown.clone())));
         tasks.spawn("reporter", forever(self.reporter.run(shutdown.clone())));
 
-        let artifacts = ArtifactsServer::new(ArtifactsService::new(self.stager, self.roster))
+        let artifacts = ArtifactsServer::new(ArtifactsService::new(self.stager, self.restorer, self.roster))
             .max_decoding_message_size(PARCEL_BYTES_MAX)
             .max_encoding_message_size(PARCEL_BYTES_MAX);
         let inspection = InspectionServer::new(self.inspector)

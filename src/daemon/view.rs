@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use crate::apply::Restorer;
 use crate::cluster::Cluster;
 use crate::daemon::config::Config;
 use crate::daemon::metrics::{Metrics, MetricsError, Snapshot};
@@ -15,10 +16,11 @@ use crate::daemon::status::{Health, HistoryRow, QuarantineRow, StatusReport, tim
 use crate::inspect::Inspector;
 use crate::inventory::Observed;
 use crate::model::{
-    BootTime, ClusterState, Coordinator, Entry, Epoch, Heard, HeardReport, Lease, NodeReport, NodeState,
-    Problem, Severity, Standing, unix_ms,
+    BootTime, ClusterState, Coordinator, Entry, Epoch, FileTime, Heard, HeardReport, Lease, NodeReport,
+    NodeState, Problem, Severity, Standing, unix_ms,
 };
-use crate::store::{Store, StoreError};
+use crate::rpc::Peers;
+use crate::store::{QuarantineItem, Store, StoreError};
 
 /// A node that was not heard for this long is unreachable: six questions that went unanswered.
 const UNHEARD: Duration = Duration::from_secs(3);
@@ -79,6 +81,8 @@ pub struct View {
     /// The latest end of a lease that anybody was told, in nanoseconds of [`BootTime`].
     pub(super) told: Arc<AtomicU64>,
     pub(super) store: Store,
+    pub(super) restorer: Restorer,
+    pub(super) peers: Peers,
     pub(super) metrics: Arc<Metrics>,
     pub(super) inspector: Inspector,
 }
@@ -359,32 +363,32 @@ impl View {
     /// When the quarantine can't be read.
     pub fn quarantine(&self) -> Result<Vec<QuarantineRow>, StoreError> {
         let node = self.config.node.name.clone();
-        let rows = self.store.quarantine_list()?.into_iter().map(|item| {
-            let (size, hash, mode) = match &item.what.entry {
-                Entry::File { mode, size, hash } => (Some(*size), Some(hash.to_string()), Some(*mode)),
-                Entry::Folder { mode } => (None, None, Some(*mode)),
-                Entry::Link { .. } => (None, None, None),
-            };
-            QuarantineRow {
-                id: item.id.0,
-                node: node.clone(),
-                root: item.what.place.root.to_string(),
-                path: item.what.place.path.to_string(),
-                why: item.what.why,
-                generation: Some(item.what.generation),
-                size,
-                hash,
-                uid: item.what.uid,
-                gid: item.what.gid,
-                mode: mode.map(|mode| format!("{mode:04o}")),
-                mtime: item
-                    .what
-                    .mtime
-                    .map(|time| time_text(time.seconds * 1000 + i64::from(time.nanos) / 1_000_000)),
-                at: time_text(item.put_unix_ms),
-            }
-        });
-        Ok(rows.collect())
+        Ok(self.store.quarantine_list()?.into_iter().map(|item| quarantine_row(item, &node)).collect())
+    }
+}
+
+/// One version in quarantine as it is listed.
+pub(super) fn quarantine_row(item: QuarantineItem, node: &str) -> QuarantineRow {
+    let (size, hash, mode) = match &item.what.entry {
+        Entry::File { mode, size, hash } => (Some(*size), Some(hash.to_string()), Some(*mode)),
+        Entry::Folder { mode } => (None, None, Some(*mode)),
+        Entry::Link { .. } => (None, None, None),
+    };
+    let millis = |time: FileTime| time.seconds * 1000 + i64::from(time.nanos) / 1_000_000;
+    QuarantineRow {
+        id: item.id.0,
+        node: node.to_owned(),
+        root: item.what.place.root.to_string(),
+        path: item.what.place.path.to_string(),
+        why: item.what.why,
+        generation: Some(item.what.generation),
+        size,
+        hash,
+        mode: mode.map(|mode| format!("{mode:04o}")),
+        uid: item.what.uid,
+        gid: item.what.gid,
+        mtime: item.what.mtime.map(|time| time_text(millis(time))),
+        at: time_text(item.put_unix_ms),
     }
 }
 

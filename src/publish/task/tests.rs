@@ -20,7 +20,7 @@ use crate::model::{
 use crate::rpc::{self, Identity, Me};
 use crate::wire::Header;
 use crate::wire::proto::artifacts_server::{Artifacts, ArtifactsServer};
-use crate::wire::proto::{FetchRequest, Parcel, Report, StageReply, parcel::Part};
+use crate::wire::proto::{FetchRequest, Parcel, Report, RestorePart, RestoreReply, StageReply, parcel::Part};
 
 const CLUSTER: ClusterId = ClusterId([3; 16]);
 const EPOCH: Epoch = 7;
@@ -145,6 +145,10 @@ impl Artifacts for Peer {
     type FetchStream = tokio_stream::Empty<Result<Parcel, Status>>;
 
     async fn fetch(&self, _: Request<FetchRequest>) -> Result<Response<Self::FetchStream>, Status> {
+        Err(Status::unimplemented("not played"))
+    }
+
+    async fn restore(&self, _: Request<Streaming<RestorePart>>) -> Result<Response<RestoreReply>, Status> {
         Err(Status::unimplemented("not played"))
     }
 
