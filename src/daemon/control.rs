@@ -23,8 +23,8 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::daemon::http::read;
-use crate::daemon::switchover::{SwitchoverOrder, switchover};
 use crate::daemon::restoring::{QuarantineShown, RestoreOrder};
+use crate::daemon::switchover::{SwitchoverOrder, switchover};
 use crate::daemon::view::View;
 use crate::inspect::Question;
 use crate::model::{Coordinator, Order, OrderError, OrderOutcome};
