@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::inventory::Touched;
 use crate::model::{Edit, Entry, Forest, Place};
 use crate::plan::standard_folder;
 
@@ -18,6 +19,8 @@ pub(super) const ANSWER: Duration = Duration::from_secs(40);
 const AGAIN_MAX: u32 = 3;
 /// A change this long after a write of ours has nothing to do with it any more.
 const ANSWER_FORGOTTEN: Duration = Duration::from_secs(600);
+/// How often it is looked at what is forgotten: a first copy leaves many.
+const FORGET_EVERY: Duration = Duration::from_secs(10);
 /// One scan of the gateway, with room: how long a folder outlives its last artifact.
 pub(super) const FOLDER_GRACE: Duration = Duration::from_secs(20);
 
@@ -67,7 +70,7 @@ pub(super) struct Sight<'a> {
     /// The generation that this node's record names; none before the first contact, and when everything is to be
     /// brought to the head whoever changed it.
     pub applied: Option<&'a Forest>,
-    pub touched: &'a BTreeMap<Place, Instant>,
+    pub touched: &'a Touched,
     pub busy: &'a BTreeMap<Place, Instant>,
     /// Whether nothing is known of a place, because it can't be read.
     pub unreadable: &'a (dyn Fn(&Place) -> bool + Sync),
@@ -97,6 +100,7 @@ pub(super) struct Verdict {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Memory {
     own: BTreeMap<Place, OwnWrite>,
+    forgot: Option<Instant>,
     /// Since when a folder that is to go holds no artifact.
     bare: BTreeMap<Place, Instant>,
 }
@@ -130,8 +134,11 @@ impl Memory {
 
     fn forget(&mut self, edits: &[Edit], now: Instant) {
         let differing: BTreeSet<&Place> = edits.iter().map(|edit| &edit.place).collect();
-        self.own.retain(|place, own| now - own.at < ANSWER_FORGOTTEN || differing.contains(place));
         self.bare.retain(|place, _| differing.contains(place));
+        if self.forgot.is_none_or(|at| now - at >= FORGET_EVERY) {
+            self.forgot = Some(now);
+            self.own.retain(|place, own| now - own.at < ANSWER_FORGOTTEN || differing.contains(place));
+        }
     }
 
     /// When the folder at `place`, which is to go, may go; none while something else is in it.
@@ -250,7 +257,7 @@ fn quiet_from(sight: &Sight<'_>, edit: &Edit) -> Option<Instant> {
         (Some(_), None) => sight.quiet.gather,
         (None, _) => sight.quiet.gather.max(sight.quiet.delete_grace),
     };
-    Some(*touched + quiet)
+    Some(touched + quiet)
 }
 
 /// Adds what the chosen edits can't be made without: the folders above, and what is in the way below.
@@ -338,7 +345,7 @@ mod tests {
                 edits: &edits,
                 observed: &self.observed,
                 applied: self.applied.as_ref(),
-                touched: &self.touched,
+                touched: &self.touched.clone().into_iter().collect(),
                 busy: &self.busy,
                 unreadable: &|place| self.unreadable.contains(place),
                 unread: &self.unread,

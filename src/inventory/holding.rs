@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::inventory::RootConfig;
+use crate::inventory::touched::Recent;
 use crate::model::{ArtifactPath, Entry, Manifest, RootRules, with_causes};
 use crate::plan::Matcher;
 use crate::tree::{Root, Seen, TreeError};
@@ -71,7 +72,7 @@ pub(super) struct Holding {
     pub seen: HashMap<ArtifactPath, Seen>,
     pub busy: BTreeMap<ArtifactPath, Busy>,
     pub failed: BTreeMap<ArtifactPath, String>,
-    pub touched: BTreeMap<ArtifactPath, Instant>,
+    pub touched: Recent,
     /// Whether it must be walked again, although nothing may have happened in it.
     pub wants_walk: bool,
     /// Folders without a watch; none stands for the root itself.
@@ -92,7 +93,7 @@ impl Holding {
             seen: HashMap::new(),
             busy: BTreeMap::new(),
             failed: BTreeMap::new(),
-            touched: BTreeMap::new(),
+            touched: Recent::default(),
             wants_walk: false,
             unwatched: BTreeSet::new(),
         }
@@ -197,17 +198,19 @@ impl Draft {
         paths
     }
 
-    /// Puts the changes into the manifest. Should they make no tree, the root is walked anew instead.
-    pub(super) fn commit(self, holding: &mut Holding, now: Instant) {
+    /// Puts the changes into the manifest; false when they change nothing. Should they make no tree, the root is walked
+    /// anew instead.
+    pub(super) fn commit(mut self, holding: &mut Holding, now: Instant) -> bool {
         let former = holding.manifest.take();
         let first = former.is_none();
         let former = former.unwrap_or_default();
-        let changed: Vec<ArtifactPath> = self
-            .changes
-            .iter()
-            .filter(|(path, entry)| !first && former.get(path) != entry.as_ref())
-            .map(|(path, _)| path.clone())
-            .collect();
+        self.changes.retain(|path, entry| former.get(path) != entry.as_ref());
+        if self.changes.is_empty() {
+            holding.manifest = Some(former);
+            return first;
+        }
+        let changed: Vec<ArtifactPath> =
+            if first { Vec::new() } else { self.changes.keys().cloned().collect() };
         match former.with(self.changes) {
             Ok(manifest) => {
                 holding.manifest = Some(manifest);
@@ -221,6 +224,7 @@ impl Draft {
                 holding.wants_walk = true;
             }
         }
+        true
     }
 }
 

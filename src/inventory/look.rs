@@ -16,6 +16,9 @@ pub(super) struct Look<'a> {
     pub now: Instant,
     /// Why the first folder that has no watch can't be watched.
     pub unwatched: Option<WatchError>,
+    /// Whether a look at places found anything that was not told before. What this node wrote itself is seen twice: by
+    /// its event, and by word of who wrote it.
+    pub news: bool,
 }
 
 impl Look<'_> {
@@ -75,7 +78,7 @@ impl Look<'_> {
                 walked.insert(target);
             }
         }
-        draft.commit(holding, self.now);
+        self.news |= draft.commit(holding, self.now);
     }
 
     /// Takes over what was just written here, where it still is so; the rest is left to be looked at.
@@ -111,7 +114,7 @@ impl Look<'_> {
                 None => self.gone(holding, &mut draft, &path),
             }
         }
-        draft.commit(holding, self.now);
+        self.news |= draft.commit(holding, self.now);
         rest
     }
 
@@ -162,6 +165,7 @@ impl Look<'_> {
                 false
             }
             Observation::Failed(error) => {
+                self.news = true;
                 holding.busy.remove(path);
                 holding.failed.insert(path.clone(), with_causes(&error));
                 false
@@ -170,6 +174,7 @@ impl Look<'_> {
     }
 
     fn walk_folder(&mut self, holding: &mut Holding, root: &Root, draft: &mut Draft, folder: &ArtifactPath) {
+        self.news = true;
         let walk = self.walk(holding, root, Some(folder));
         let former = draft.below(holding, folder);
         let busy = holding.busy.keys().filter(|path| path.is_below(folder)).cloned().collect();
@@ -252,8 +257,9 @@ impl Look<'_> {
         if !seen.entry.is_folder() && draft.is_folder(holding, &path) {
             self.gone(holding, draft, &path);
         }
-        holding.busy.remove(&path);
-        holding.failed.remove(&path);
+        let was_hidden = holding.busy.remove(&path).is_some() | holding.failed.remove(&path).is_some();
+        let is_as_seen = holding.seen.get(&path).is_some_and(|known| known.stat == seen.stat);
+        self.news |= was_hidden || !(is_as_seen || seen.entry.is_folder());
         draft.put(path.clone(), seen.entry.clone());
         remember(holding, path, seen);
     }
@@ -263,8 +269,10 @@ impl Look<'_> {
             holding.seen.remove(&below);
             draft.remove(below);
         }
+        let hidden = (holding.busy.len(), holding.failed.len());
         holding.busy.retain(|other, _| other != path && !other.is_below(path));
         holding.failed.retain(|other, _| other != path && !other.is_below(path));
+        self.news |= hidden != (holding.busy.len(), holding.failed.len());
         forget_below(&mut holding.unwatched, path);
         holding.seen.remove(path);
         if draft.get(holding, path).is_some() {
@@ -273,6 +281,7 @@ impl Look<'_> {
     }
 
     fn busy(&mut self, holding: &mut Holding, path: ArtifactPath) {
+        self.news = true;
         holding.failed.remove(&path);
         holding.busy.entry(path).or_insert_with(|| Busy::since(self.now)).looked_at(Instant::now());
     }
@@ -342,7 +351,7 @@ mod tests {
             failed: vec![(Some(path("a")), error()), (Some(path("c/x")), error())],
             skipped: 0,
         };
-        let mut look = Look { watcher: None, now: Instant::now(), unwatched: None };
+        let mut look = Look { watcher: None, now: Instant::now(), unwatched: None, news: false };
         let mut draft = Draft::default();
         let former = all.iter().map(|(path, _)| path.clone()).collect();
         look.conclude(&mut holding, &mut draft, walk, former, Vec::new(), Vec::new());

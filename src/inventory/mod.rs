@@ -7,7 +7,7 @@
 //!   keeps what was last seen there, and `busy`, `failed` or `missing` says so.
 //! - A root that was never seen is not in the forest; one that was seen empty is there, and empty.
 //! - A folder that can't be watched is polled: what is found there late is found all the same, and `unwatched` says so.
-//! - A state is published after every look, and contains everything that was reported before the look began.
+//! - A state is published after every look that found anything new, and contains everything that was reported before the look began.
 //!
 //! Leaves what follows from a state to the features that share it; changes no file.
 
@@ -17,10 +17,12 @@ mod look;
 mod observed;
 mod state;
 mod task;
+mod touched;
 
 pub use handle::{InventoryHandle, Reread};
 pub use observed::{Observed, RootState, Unwatched};
 pub use task::{InventoryTask, new};
+pub use touched::Touched;
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::inventory::Touched;
 use crate::model::{Forest, Place, RootName, RootRules};
 use crate::tree::Root;
 
@@ -20,7 +21,7 @@ pub struct Observed {
     /// The roots of this node.
     pub roots: BTreeMap<RootName, RootState>,
     /// When something last happened at a place; kept for about a minute.
-    pub touched: BTreeMap<Place, Instant>,
+    pub touched: Touched,
     /// Files that are being written, and since when. The forest has what was there before, or nothing.
     pub busy: BTreeMap<Place, Instant>,
     /// What can't be read, and why. The forest has what was there before.

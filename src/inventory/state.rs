@@ -14,9 +14,6 @@ use crate::plan::{Matcher, PatternError};
 use crate::tree::Seen;
 use crate::watcher::{ChangeSet, WatchError, Watcher};
 
-/// How long it is remembered that something happened at a place.
-const TOUCHED_FOR: Duration = Duration::from_secs(60);
-
 /// How often folders without a watch are looked at, at the most.
 const POLL_EVERY: Duration = Duration::from_secs(2);
 /// Looking at them takes at most this part of the time.
@@ -171,7 +168,7 @@ impl State {
         }
         let mut applied = by_root(job.applied);
         let watcher = self.watcher.clone();
-        let mut look = Look { watcher: watcher.as_deref(), now, unwatched: None };
+        let mut look = Look { watcher: watcher.as_deref(), now, unwatched: None, news: false };
         for (name, holding) in &mut self.holdings {
             let Due { mut places, deep, whole } = places.remove(name).unwrap_or_default();
             if walk || whole || holding.wants_walk {
@@ -181,13 +178,12 @@ impl State {
             }
             if let Some(applied) = applied.remove(name) {
                 places.extend(look.take_over(holding, applied));
-                news = true;
             }
             if !places.is_empty() {
                 look.places(holding, places, &deep);
-                news = true;
             }
         }
+        news |= look.news;
         let unwatched = look.unwatched;
         if walk {
             self.scan_seconds = now.elapsed().as_secs_f64();
@@ -218,8 +214,8 @@ impl State {
             if let Some(manifest) = &holding.manifest {
                 forest.roots.insert(name.clone(), manifest.clone());
             }
-            holding.touched.retain(|_, at| now.saturating_duration_since(*at) < TOUCHED_FOR);
-            observed.touched.extend(holding.touched.iter().map(|(path, at)| (place(path), *at)));
+            holding.touched.forget(now);
+            observed.touched.set(name.clone(), holding.touched.clone());
             observed.busy.extend(holding.busy.iter().map(|(path, busy)| (place(path), busy.since)));
             observed.failed.extend(holding.failed.iter().map(|(path, why)| (place(path), why.clone())));
             let state = RootState {

@@ -50,7 +50,7 @@ impl InventoryTask {
     pub async fn run(self, stop: CancellationToken) -> Result<(), InventoryError> {
         let Self { mut state, mut changes, mut requests, observed, rescan_every } = self;
         let mut job = Job { walk: true, ..Job::default() };
-        let mut waiting = Vec::new();
+        let mut waiting: Vec<Answer> = Vec::new();
         let mut next_walk = Instant::now();
         loop {
             if job.poll && state.is_blind() {
@@ -73,8 +73,12 @@ impl InventoryTask {
             if walks {
                 next_walk = Instant::now() + rescan_every;
             }
-            if news || walks || !waiting.is_empty() {
-                publish(&mut state, &observed, std::mem::take(&mut waiting));
+            if news || walks {
+                observed.send_replace(Arc::new(state.observed()));
+            }
+            for answer in waiting {
+                // Whoever asked may have gone away.
+                let _ = answer.send(Arc::clone(&observed.borrow()));
             }
             (job, waiting) = tokio::select! {
                 biased;
@@ -86,15 +90,6 @@ impl InventoryTask {
 }
 
 type Answer = oneshot::Sender<Arc<Observed>>;
-
-fn publish(state: &mut State, observed: &watch::Sender<Arc<Observed>>, waiting: Vec<Answer>) {
-    let now = Arc::new(state.observed());
-    observed.send_replace(Arc::clone(&now));
-    for answer in waiting {
-        // Whoever asked may have gone away.
-        let _ = answer.send(Arc::clone(&now));
-    }
-}
 
 /// Waits until there is something to do, and takes everything that waits by then.
 async fn next_job(

@@ -1,7 +1,7 @@
 //! What one root holds: a Merkle tree over names, kinds, modes, sizes and content hashes.
 //!
-//! A [`Manifest`] is immutable and shares unchanged folders with the manifest it was made from, so that an edit
-//! costs the folders above it, and two manifests are compared by the folders in which they differ.
+//! A [`Manifest`] is immutable and shares unchanged parts of folders (`listing`) with the manifest it was made from, so
+//! that an edit costs a part of each folder above it, and two manifests are compared by the parts in which they differ.
 //! Times and owners are deliberately not part of it: equal content is equal, whoever wrote it and whenever.
 
 use std::cmp::Reverse;
@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::listing::{Listing, Sum};
 use crate::model::{ArtifactPath, ContentHash, Digest};
 
 /// One thing in a root.
@@ -64,13 +65,11 @@ impl Entry {
     }
 }
 
-/// A folder's own listing and its digest. The top folder has the empty key.
+/// A folder's own listing and what is known of it. The top folder has the empty key.
 #[derive(Clone, Debug)]
 struct Folder {
-    children: BTreeMap<Arc<[u8]>, Entry>,
-    digest: Digest,
-    files: u64,
-    bytes: u64,
+    listing: Listing,
+    sum: Sum,
 }
 
 type FolderKey = Arc<[u8]>;
@@ -105,9 +104,9 @@ pub enum ManifestError {
 
 impl Default for Folder {
     fn default() -> Self {
-        let children = BTreeMap::new();
-        let digest = digest_of(&children, |_| None);
-        Self { children, digest, files: 0, bytes: 0 }
+        let mut listing = Listing::default();
+        let sum = listing.sum(|_| None);
+        Self { listing, sum }
     }
 }
 
@@ -128,44 +127,45 @@ impl Manifest {
     /// The digest of the whole root.
     #[must_use]
     pub fn digest(&self) -> Digest {
-        self.top().digest
+        self.top().sum.digest
     }
 
     /// How many regular files it holds.
     #[must_use]
     pub fn files(&self) -> u64 {
-        self.folders.values().map(|folder| folder.files).sum()
+        self.folders.values().map(|folder| folder.sum.files).sum()
     }
 
     /// The sum of their sizes.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.folders.values().map(|folder| folder.bytes).sum()
+        self.folders.values().map(|folder| folder.sum.bytes).sum()
     }
 
     /// Whether it holds nothing but folders.
     #[must_use]
     pub fn is_bare(&self) -> bool {
-        self.folders.values().all(|folder| folder.children.values().all(Entry::is_folder))
+        self.folders.values().all(|folder| folder.listing.iter().all(|(_, entry)| entry.is_folder()))
     }
 
     /// What is at `path`.
     #[must_use]
     pub fn get(&self, path: &ArtifactPath) -> Option<&Entry> {
         let (folder, name) = split(path.as_bytes());
-        self.folders.get(folder)?.children.get(name)
+        self.folders.get(folder)?.listing.get(name)
     }
 
     /// Everything, folders before what they hold; within one folder by name.
     pub fn iter(&self) -> impl Iterator<Item = (ArtifactPath, &Entry)> {
         self.folders
             .iter()
-            .flat_map(|(key, folder)| folder.children.iter().map(|(name, entry)| (join(key, name), entry)))
+            .flat_map(|(key, folder)| folder.listing.iter().map(|(name, entry)| (join(key, name), entry)))
     }
 
     /// The content of every regular file, as often as it is there.
     pub fn contents(&self) -> impl Iterator<Item = ContentHash> {
-        self.folders.values().flat_map(|folder| folder.children.values()).filter_map(Entry::content)
+        let entries = self.folders.values().flat_map(|folder| folder.listing.iter());
+        entries.filter_map(|(_, entry)| entry.content())
     }
 
     /// Everything that lies below `folder`, in the order of [`Manifest::iter`].
@@ -175,7 +175,7 @@ impl Manifest {
             .range(start..)
             .take_while(|(key, _)| key.starts_with(folder.as_bytes()))
             .filter(|(key, _)| key.len() == folder.as_bytes().len() || key[folder.as_bytes().len()] == b'/')
-            .flat_map(|(key, folder)| folder.children.iter().map(|(name, entry)| (join(key, name), entry)))
+            .flat_map(|(key, folder)| folder.listing.iter().map(|(name, entry)| (join(key, name), entry)))
     }
 
     /// This manifest with every `(path, entry)` put in place; none deletes the path (absent is fine).
@@ -195,10 +195,10 @@ impl Manifest {
             let (parent, name) = split(path.as_bytes());
             let own = FolderKey::from(path.as_bytes());
             let is_folder = entry.as_ref().is_some_and(Entry::is_folder);
-            let listing = Arc::make_mut(folders.entry(parent.into()).or_default());
+            let folder = Arc::make_mut(folders.entry(parent.into()).or_default());
             let old = match entry {
-                Some(entry) => listing.children.insert(name.into(), entry),
-                None => listing.children.remove(name),
+                Some(entry) => folder.listing.insert(name.into(), entry),
+                None => folder.listing.remove(name),
             };
             touched.insert((Reverse(depth(parent)), parent.into()));
             if is_folder {
@@ -213,8 +213,8 @@ impl Manifest {
             if key.is_empty() || is_folder_entry(&folders, key) {
                 continue;
             }
-            match folders.get(key).and_then(|folder| folder.children.keys().next()) {
-                Some(name) => return Err(ManifestError::Orphan { path: join(key, name) }),
+            match folders.get(key).and_then(|folder| folder.listing.iter().next()) {
+                Some((name, _)) => return Err(ManifestError::Orphan { path: join(key, name) }),
                 None => folders.remove(key),
             };
         }
@@ -224,34 +224,26 @@ impl Manifest {
 
     /// Every path in which `to` differs from this, sorted by path; a folder's own mode counts, its content does not.
     ///
-    /// Costs the folders whose digests differ, not the size of the trees.
+    /// Costs the parts of folders whose digests differ, not the size of the trees.
     #[must_use]
     pub fn differences(&self, to: &Self) -> Vec<Difference> {
         let mut found = Vec::new();
         let keys: BTreeSet<&FolderKey> = self.folders.keys().chain(to.folders.keys()).collect();
+        let none = Listing::default();
         for key in keys {
             let (old, new) = (self.folders.get(key), to.folders.get(key));
             if let (Some(old), Some(new)) = (old, new)
-                && (Arc::ptr_eq(old, new) || old.digest == new.digest)
+                && (Arc::ptr_eq(old, new) || old.sum.digest == new.sum.digest)
             {
                 continue;
             }
-            let empty = BTreeMap::new();
-            let old = old.map_or(&empty, |folder| &folder.children);
-            let new = new.map_or(&empty, |folder| &folder.children);
-            for (name, entry) in old {
-                match new.get(name) {
-                    Some(other) if other == entry => {}
-                    other => found.push(Difference {
-                        path: join(key, name),
-                        old: Some(entry.clone()),
-                        new: other.cloned(),
-                    }),
-                }
-            }
-            for (name, entry) in new.iter().filter(|(name, _)| !old.contains_key(*name)) {
-                found.push(Difference { path: join(key, name), old: None, new: Some(entry.clone()) });
-            }
+            let old = old.map_or(&none, |folder| &folder.listing);
+            let new = new.map_or(&none, |folder| &folder.listing);
+            found.extend(old.differences(new).into_iter().map(|(name, old, new)| Difference {
+                path: join(key, name),
+                old: old.cloned(),
+                new: new.cloned(),
+            }));
         }
         found.sort_by(|a, b| a.path.cmp(&b.path));
         found
@@ -264,72 +256,30 @@ impl Manifest {
 
 fn is_folder_entry(folders: &BTreeMap<FolderKey, Arc<Folder>>, path: &[u8]) -> bool {
     let (parent, name) = split(path);
-    folders.get(parent).and_then(|folder| folder.children.get(name)).is_some_and(Entry::is_folder)
+    folders.get(parent).and_then(|folder| folder.listing.get(name)).is_some_and(Entry::is_folder)
 }
 
-/// Recomputes the digests of `dirty` folders and of all above them, deepest first.
+/// Recomputes what is known of `dirty` folders and of all above them, deepest first.
 fn refresh(folders: &mut BTreeMap<FolderKey, Arc<Folder>>, dirty: impl Iterator<Item = FolderKey>) {
-    let mut todo: BTreeSet<(Reverse<usize>, FolderKey)> = BTreeSet::new();
+    // Each with the folders in it that are to be recomputed too.
+    let mut todo: BTreeMap<(Reverse<usize>, FolderKey), BTreeSet<FolderKey>> = BTreeMap::new();
     for key in dirty {
+        todo.entry((Reverse(depth(&key)), key.clone())).or_default();
         let mut key: &[u8] = &key;
-        loop {
-            todo.insert((Reverse(depth(key)), key.into()));
-            if key.is_empty() {
-                break;
-            }
-            key = split(key).0;
+        while !key.is_empty() {
+            let (parent, name) = split(key);
+            todo.entry((Reverse(depth(parent)), parent.into())).or_default().insert(name.into());
+            key = parent;
         }
     }
-    for (_, key) in todo {
-        let Some(folder) = folders.get(&key) else { continue };
-        let digest = digest_of(&folder.children, |name| {
-            folders.get(join(&key, name).as_bytes()).map(|child| child.digest)
-        });
-        let (mut files, mut bytes) = (0, 0);
-        for entry in folder.children.values() {
-            if let Entry::File { size, .. } = entry {
-                files += 1;
-                bytes += size;
-            }
-        }
-        let folder = Arc::make_mut(folders.get_mut(&key).expect("looked up above"));
-        (folder.digest, folder.files, folder.bytes) = (digest, files, bytes);
+    for ((_, key), stale) in todo {
+        let Some(mut folder) = folders.remove(&key) else { continue };
+        let fresh = Arc::make_mut(&mut folder);
+        stale.iter().for_each(|name| fresh.listing.stale(name));
+        fresh.sum =
+            fresh.listing.sum(|name| folders.get(join(&key, name).as_bytes()).map(|child| child.sum.digest));
+        folders.insert(key, folder);
     }
-}
-
-fn digest_of(
-    children: &BTreeMap<Arc<[u8]>, Entry>,
-    folder_digest: impl Fn(&[u8]) -> Option<Digest>,
-) -> Digest {
-    let mut hasher = blake3::Hasher::new();
-    let mut record = Vec::with_capacity(children.len() * 96 + 16);
-    record.extend_from_slice(b"syncd folder 1\0");
-    for (name, entry) in children {
-        record.extend_from_slice(&(name.len() as u32).to_le_bytes());
-        record.extend_from_slice(name);
-        match entry {
-            Entry::File { mode, size, hash } => {
-                record.push(b'f');
-                record.extend_from_slice(&mode.to_le_bytes());
-                record.extend_from_slice(&size.to_le_bytes());
-                record.extend_from_slice(hash.as_bytes());
-            }
-            Entry::Folder { mode } => {
-                record.push(b'd');
-                record.extend_from_slice(&mode.to_le_bytes());
-                let digest = folder_digest(name)
-                    .expect("every folder entry has a folder, refreshed before its parent");
-                record.extend_from_slice(digest.as_bytes());
-            }
-            Entry::Link { target } => {
-                record.push(b'l');
-                record.extend_from_slice(&(target.len() as u32).to_le_bytes());
-                record.extend_from_slice(target);
-            }
-        }
-    }
-    hasher.update(&record);
-    Digest(*hasher.finalize().as_bytes())
 }
 
 fn split(path: &[u8]) -> (&[u8], &[u8]) {

@@ -11,6 +11,7 @@ mod coordination;
 mod forest;
 mod generation;
 mod hash;
+mod listing;
 mod manifest;
 mod order;
 mod outlook;

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::inventory::Touched;
 use crate::model::{Edit, Entry, Forest, Intent, Place, RootName, Stands};
 use crate::publish::fit::fit;
 use crate::wire::check_link;
@@ -40,7 +41,7 @@ pub(super) struct Scene<'a> {
     pub(super) head: &'a Forest,
     pub(super) observed: &'a Forest,
     /// When something last happened at a place.
-    pub(super) touched: &'a BTreeMap<Place, Instant>,
+    pub(super) touched: &'a Touched,
     /// Places that are being written, and since when.
     pub(super) busy: &'a BTreeMap<Place, Instant>,
     /// Roots from which nothing may go out now.
@@ -152,7 +153,7 @@ impl Gather {
                 self.unsafe_links.insert(edit.place.clone());
                 continue;
             }
-            let touched = scene.touched.get(&edit.place).map(|at| (*at).min(now));
+            let touched = scene.touched.get(&edit.place).map(|at| at.min(now));
             let known = self.pending.remove(&edit.place).filter(|known| known.edit.old == edit.old);
             pending.insert(edit.place.clone(), noticed(known, edit, touched, now));
         }
@@ -171,9 +172,10 @@ impl Gather {
             .map(|(place, since)| (place.clone(), (*since, scene.head.get(place).is_none())))
             .collect();
         self.stirred.clear();
-        for (place, at) in scene.touched {
-            let newest = self.stirred.entry(place.root.clone()).or_insert(*at);
-            *newest = (*newest).max(*at).min(now);
+        for root in scene.head.roots.keys() {
+            if let Some(newest) = scene.touched.newest(root) {
+                self.stirred.insert(root.clone(), newest.min(now));
+            }
         }
     }
 

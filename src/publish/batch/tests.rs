@@ -95,7 +95,7 @@ impl Bench {
         let scene = Scene {
             head: &head,
             observed: &observed,
-            touched: &self.touched,
+            touched: &self.touched.clone().into_iter().collect(),
             busy: &self.busy,
             shut: &self.shut,
             withheld: &self.withheld,
