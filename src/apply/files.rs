@@ -200,8 +200,7 @@ impl ApplyTask {
         everything: bool,
     ) -> Result<bool, ApplyTaskError> {
         let number = head.generation.number;
-        let store = self.parts.store.clone();
-        let journal = blocking(move || store.applying()).await??;
+        let journal = self.parts.store.applying()?;
         let before = self.applied(scene.state).await?;
         if before.as_ref().map(|(applied, _)| applied.number).max(journal.filter(|_| before.is_some()))
             > Some(number)

@@ -282,7 +282,7 @@ impl Store {
         self.chain().head.clone()
     }
 
-    /// The log has committed this generation: its pin becomes the head and part of the history, durably. None when it
+    /// The log has committed this generation: its pin becomes the head and part of the history. None when it
     /// is not pinned here. Pinned generations between the head and it are adopted on the way.
     ///
     /// A pin that was built from nothing replaces a history that is there: it may be another cluster's.
@@ -342,7 +342,9 @@ impl Store {
         let orphans = if replaces { chain.orphans_of(key) } else { Vec::new() };
 
         self.count_churn(differing.len() as u64);
-        let dropped = self.index().write(|txn| {
+        // Its pin is durable and goes in the same step; what a crash takes back is adopted again from the log. The next
+        // durable change, at the latest the record of the apply, makes this one durable too.
+        let dropped = self.index().write_later(|txn| {
             let steps = change_rows(txn, differing, |place| {
                 times.get(place).or_else(|| base_times.get(place)).copied().flatten()
             })?;

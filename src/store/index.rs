@@ -1,19 +1,21 @@
 //! The index: one redb file that says where every content lies and which generations are known.
 //!
 //! Owns the tables, their encoding, and coming back after the disk was full (redb refuses everything after a failed
-//! write until it is opened anew). Every change is one durable transaction.
+//! write until it is opened anew). Every change is one transaction, durable by itself unless it says otherwise.
 
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
 
-use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use redb::{
+    Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::store::StoreError;
 
 /// The format of all that lies in the store.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// The index is small and hot parts are held in memory elsewhere.
 const CACHE_BYTES: usize = 8 << 20;
 
@@ -90,14 +92,31 @@ impl Index {
         &self,
         write: impl FnOnce(&WriteTransaction) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
+        self.commit(Durability::Immediate, write)
+    }
+
+    /// The same, durable only with the next durable change: for what the log and the pins tell again after a crash.
+    pub(super) fn write_later<T>(
+        &self,
+        write: impl FnOnce(&WriteTransaction) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.commit(Durability::None, write)
+    }
+
+    fn commit<T>(
+        &self,
+        durability: Durability,
+        write: impl FnOnce(&WriteTransaction) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
         let guard = self.database.read().unwrap_or_else(PoisonError::into_inner);
         let Some(database) = &*guard else {
             drop(guard);
             self.reopen()?;
-            return self.write(write);
+            return self.commit(durability, write);
         };
         let outcome = (|| {
-            let txn = database.begin_write()?;
+            let mut txn = database.begin_write()?;
+            txn.set_durability(durability)?;
             let value = write(&txn)?;
             txn.commit()?;
             Ok(value)

@@ -145,11 +145,16 @@ impl Workshop {
             retry_on_intr(|| rustix::fs::syncfs(&self.stage))
                 .map_err(|errno| TreeError::io("sync", self.own("stage"), errno))?;
         } else if !names.is_empty() {
+            let mut has_links = false;
             for name in &names {
-                self.sync_one(name).map_err(|errno| self.staged("sync", name, errno))?;
+                has_links |= !self.sync_one(name).map_err(|errno| self.staged("sync", name, errno))?;
             }
-            retry_on_intr(|| rustix::fs::fsync(&self.stage))
-                .map_err(|errno| TreeError::io("sync", self.own("stage"), errno))?;
+            // A file's content and attributes are durable with the file, its place with the folder that it is renamed
+            // into: the name it has here need not outlive a crash. A link is nothing but its name.
+            if has_links {
+                retry_on_intr(|| rustix::fs::fsync(&self.stage))
+                    .map_err(|errno| TreeError::io("sync", self.own("stage"), errno))?;
+            }
         }
         Ok(())
     }
@@ -358,12 +363,13 @@ impl Workshop {
         set().map_err(|errno| self.staged("set owner, mode and time of", name, errno))
     }
 
-    fn sync_one(&self, name: &StageName) -> rustix::io::Result<()> {
-        // A link has no content of its own: it is durable with the folder.
+    /// False when it is no file: a link has no content of its own.
+    fn sync_one(&self, name: &StageName) -> rustix::io::Result<bool> {
         match self.root.open_regular(self.stage.as_fd(), name.as_str().as_bytes()) {
-            Ok(Some((file, _))) => retry_on_intr(|| rustix::fs::fsync(&file)),
+            Ok(Some((file, _))) => retry_on_intr(|| rustix::fs::fsync(&file)).map(|()| true),
+            Ok(None) | Err(Errno::LOOP) => Ok(false),
             // Placed already.
-            Ok(None) | Err(Errno::LOOP | Errno::NOENT) => Ok(()),
+            Err(Errno::NOENT) => Ok(true),
             Err(errno) => Err(errno),
         }
     }
