@@ -232,6 +232,14 @@ impl Appointer {
         }
     }
 
+    /// Whether the manager renewed so lately that a look now and then is enough.
+    pub(super) fn is_calm(&self, now: BootTime) -> bool {
+        self.leading.as_ref().is_some_and(|leading| {
+            let settled = leading.first_applied && leading.appointing.is_none() && leading.let_go.is_none();
+            settled && leading.granted_to.is_some() && now.since(leading.granted) < self.lease / 2
+        })
+    }
+
     /// Looks at who should be manager.
     pub(super) fn tick(&mut self, now: BootTime, view: View<'_>) -> Vec<Action> {
         let (default_lease, percent) = (self.lease, self.patience_percent);

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::appoint::{Action, Answer, Appointer, Ticket, View};
@@ -20,6 +20,9 @@ use crate::model::{BootTime, Epoch, NodeId};
 
 /// How often it looks at who should be manager.
 const TICK: Duration = Duration::from_millis(25);
+/// The same while the manager renews: nobody can be appointed for some time then. Most of an idle leader's wake-ups
+/// were these looks.
+const TICK_CALM: Duration = Duration::from_millis(200);
 /// How long a quorum round may take: several tries of the log's own.
 const ROUND_MAX: Duration = Duration::from_secs(1);
 /// How long adding a learner may take before it is tried again.
@@ -82,8 +85,7 @@ impl LeaderTask {
     pub(super) async fn run(mut self, stop: CancellationToken) -> Result<(), ClusterError> {
         let mut metrics = self.raft.metrics();
         metrics.mark_changed();
-        let mut tick = tokio::time::interval(TICK);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut next_look = Instant::now();
         let mut learners = tokio::time::interval(LEARNERS_EVERY);
         learners.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -105,8 +107,13 @@ impl LeaderTask {
                     Err(error) if error.is_cancelled() => Vec::new(),
                     Err(_) => return Err(ClusterError::Task("leader")),
                 },
-                _ = tick.tick() => self.tick(),
-                _ = learners.tick() => { self.add_learner(); Vec::new() }
+                () = tokio::time::sleep_until(next_look), if self.term.is_some() => {
+                    let actions = self.tick();
+                    let is_calm = self.appointer.is_calm(BootTime::now());
+                    next_look = Instant::now() + if is_calm { TICK_CALM } else { TICK };
+                    actions
+                }
+                _ = learners.tick(), if self.term.is_some() => { self.add_learner(); Vec::new() }
             };
             self.perform(actions);
         }
