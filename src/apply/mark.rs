@@ -59,7 +59,8 @@ impl RootProblem {
             Self::Unmarked => "mount or bring back the folder that was there, with its .syncd folder",
             Self::OtherDevice => "mount what was there before, or restart the daemon if the change is right",
             Self::Copied { .. } => {
-                "give each node a folder of its own; if the nodes share one on purpose, set mode = \"shared-fs\""
+                "give each node a folder of its own, or move the folder .syncd out of this one if it is right; if the \
+                 nodes share one on purpose, set mode = \"shared-fs\""
             }
         }
     }
@@ -69,6 +70,9 @@ impl RootProblem {
 struct Mark {
     cluster: String,
     node: NodeId,
+    /// The node's name: a lost data folder gets another number, and its roots are known by this.
+    #[serde(default)]
+    name: String,
     /// The head when it was written: for people.
     generation: u64,
     id: String,
@@ -81,6 +85,12 @@ pub(super) struct Who<'a> {
     pub node: NodeId,
     pub members: &'a BTreeMap<NodeId, Member>,
     pub generation: u64,
+}
+
+impl Who<'_> {
+    fn name(&self) -> &str {
+        self.members.get(&self.node).map_or("", |member| &member.name)
+    }
 }
 
 /// What lies in a root.
@@ -167,7 +177,13 @@ pub(super) fn join(store: &Store, root: &Arc<Root>, who: Who<'_>) -> Result<(), 
             error(TreeError::Io { operation: "draw the id of", path: root.name().to_string(), source })
         })?,
     };
-    let mark = Mark { cluster: who.cluster.to_string(), node: who.node, generation: who.generation, id };
+    let mark = Mark {
+        cluster: who.cluster.to_string(),
+        node: who.node,
+        name: who.name().to_owned(),
+        generation: who.generation,
+        id,
+    };
     let bytes = serde_json::to_vec_pretty(&mark).expect("plain fields");
     // The root first: should the process end in between, the mark there is known by its cluster and node.
     root.workshop().and_then(|workshop| workshop.write_mark(&bytes)).map_err(error)?;
@@ -181,7 +197,12 @@ fn decide(stored: Option<&Mark>, found: &Found, who: Who<'_>) -> Verdict {
     let copied = |mark: &Mark| {
         let whose = match who.members.get(&mark.node) {
             Some(member) if mark.cluster == who.cluster.to_string() => format!("node {}", member.name),
-            _ if mark.cluster == who.cluster.to_string() => format!("node number {}", mark.node),
+            _ if mark.cluster == who.cluster.to_string() && mark.name.is_empty() => {
+                format!("node number {}", mark.node)
+            }
+            _ if mark.cluster == who.cluster.to_string() => {
+                format!("node {}, number {}", mark.name, mark.node)
+            }
             _ => format!("cluster {}", mark.cluster),
         };
         Verdict::Refused(RootProblem::Copied { whose })
@@ -196,13 +217,16 @@ fn decide(stored: Option<&Mark>, found: &Found, who: Who<'_>) -> Verdict {
         (None, Found::Mark(mark)) if is_mine(mark) || stored.is_some_and(|stored| stored.id == mark.id) => {
             Verdict::Join { id: Some(mark.id.clone()) }
         }
-        // A member that is not this node speaks for a copy; one that was removed was this host before it lost its disk.
+        // This node before it lost its data folder, which is a member no more: the root is the same one.
         (None, Found::Mark(mark))
-            if mark.cluster == who.cluster.to_string() && who.members.contains_key(&mark.node) =>
+            if mark.cluster == who.cluster.to_string()
+                && !who.members.contains_key(&mark.node)
+                && !mark.name.is_empty()
+                && mark.name == who.name() =>
         {
-            copied(mark)
+            Verdict::Join { id: None }
         }
-        (None, Found::Mark(_)) => Verdict::JoinAside,
+        (None, Found::Mark(mark)) => copied(mark),
     }
 }
 
@@ -261,6 +285,9 @@ mod tests {
     use crate::apply::testing::{CLUSTER, Fixture};
     use crate::model::Role;
 
+    /// Names by number; gw1 was number 3 before it lost its data folder.
+    const NAMES: [&str; 6] = ["", "gw1", "gw2", "gw1", "gw4", "gw5"];
+
     fn members() -> BTreeMap<NodeId, Member> {
         let member = |name: &str| Member {
             name: name.to_owned(),
@@ -272,7 +299,13 @@ mod tests {
     }
 
     fn mark(cluster: u8, node: NodeId, id: &str) -> Mark {
-        Mark { cluster: ClusterId([cluster; 16]).to_string(), node, generation: 0, id: id.to_owned() }
+        Mark {
+            cluster: ClusterId([cluster; 16]).to_string(),
+            node,
+            name: NAMES[usize::try_from(node).unwrap()].to_owned(),
+            generation: 0,
+            id: id.to_owned(),
+        }
     }
 
     #[test]
@@ -286,10 +319,11 @@ mod tests {
         for (stored, found, expected) in [
             (None, Found::Nothing, join(None)),
             (None, Found::Foreign, Verdict::JoinAside),
-            (None, Found::Mark(mark(9, 1, "x")), Verdict::JoinAside),
+            (None, Found::Mark(mark(9, 1, "x")), copied(&other_cluster)),
             (None, Found::Mark(mark(7, 1, "x")), join(Some("x"))),
             (None, Found::Mark(mark(7, 2, "x")), copied("node gw2")),
-            (None, Found::Mark(mark(7, 3, "x")), Verdict::JoinAside),
+            (None, Found::Mark(mark(7, 3, "x")), join(None)),
+            (None, Found::Mark(mark(7, 4, "x")), copied("node gw4, number 4")),
             (Some(mark(9, 5, "x")), Found::Mark(mark(9, 5, "x")), join(Some("x"))),
             (Some(mark(7, 1, "x")), Found::Mark(mark(7, 1, "x")), Verdict::Ours),
             (Some(mark(7, 1, "x")), Found::Mark(mark(7, 1, "y")), copied("node gw1")),

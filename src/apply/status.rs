@@ -22,6 +22,8 @@ pub struct ApplyStatus {
     pub quarantined: u64,
     /// The newest generation whose content is whole in the store.
     pub holds: Option<u64>,
+    /// That generation's digest.
+    pub holds_digest: Option<Digest>,
     /// Whether an apply was begun and not finished.
     pub journal_open: bool,
     /// Why the last apply failed; none once one succeeded.
@@ -41,6 +43,7 @@ impl Default for ApplyStatus {
             drifted: 0,
             quarantined: 0,
             holds: None,
+            holds_digest: None,
             journal_open: false,
             failed: None,
             roots: BTreeMap::new(),

@@ -391,6 +391,7 @@ impl ApplyTask {
         // Two records that were just read or written: a hop to another thread and back would cost more than they do.
         let (applied, journal) = (self.parts.store.applied()?, self.parts.store.applying()?);
         let cluster = self.state.borrow().as_ref().map(|state| state.cluster);
+        let head = self.parts.store.head();
         let status = ApplyStatus {
             applied: applied
                 .filter(|applied| Some(applied.cluster) == cluster)
@@ -399,7 +400,8 @@ impl ApplyTask {
             state: self.now.state,
             drifted: self.now.drifted,
             quarantined: self.parts.store.quarantine_count(),
-            holds: self.parts.store.head().map(|head| head.generation.number),
+            holds: head.as_ref().map(|head| head.generation.number),
+            holds_digest: head.as_ref().map(|head| head.generation.digest),
             journal_open: journal.is_some(),
             failed: self.failing.as_ref().map(|failing| failing.reason.clone()),
             roots: self.now.roots.clone(),

@@ -46,11 +46,26 @@ pub(super) enum Command {
     Resume(Reach),
     Bootstrap(Bootstrap),
     Recover(Recover),
+    Remove(Remove),
     /// Three real daemons on this host: publish, catch up, fail over; cleans up
     ///
     /// Runs in a temporary folder and on loopback only, needs no configuration and changes nothing else. Exits with 0
     /// only if everything it shows held.
     Demo,
+}
+
+/// Takes a node out of the cluster for good, such as a host that is gone
+///
+/// A voter goes only while the others can go on without it and hold the newest generation. The manager in office goes
+/// only when it can't be reached. No file is changed anywhere; the node that was removed keeps what it has.
+#[derive(Debug, clap::Args)]
+pub(super) struct Remove {
+    /// The member's name
+    #[arg(value_name = "NODE")]
+    pub(super) node: String,
+
+    #[command(flatten)]
+    pub(super) reach: Reach,
 }
 
 /// The daemon of this host, in the foreground

@@ -108,6 +108,10 @@ fn obey(args: Args) -> Result<Exit, Failure> {
             wait_for(bootstrap::bootstrap(&client, &args, &mut output))
         }
         Command::Recover(args) => wait_for(recover::recover(&file.path, &args, &mut output)),
+        Command::Remove(remove) => {
+            let client = client(&file, &remove.reach)?;
+            wait_for(orders::remove(&client, &remove, &mut output))
+        }
         Command::Demo => wait_for(demo::demo(&mut output)),
     }
 }

@@ -2,10 +2,11 @@
 
 use serde_json::Value;
 
-use crate::cli::args::Switchover;
+use crate::cli::args::{Remove, Switchover};
 use crate::cli::client::Client;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{Output, plain};
+use crate::daemon::control::Named;
 use crate::daemon::switchover::{SwitchoverOrder, SwitchoverStep};
 use crate::model::OrderOutcome;
 
@@ -43,5 +44,12 @@ pub(super) async fn switchover(
         let why = "the daemon ended before the new manager was seen in office; remedy: see `syncd status`";
         return Err(Failure::new(Exit::Critical, why));
     }
+    Ok(Exit::Ok)
+}
+
+/// Takes a member out of the cluster.
+pub(super) async fn remove(client: &Client, args: &Remove, output: &mut Output) -> Result<Exit, Failure> {
+    let outcome: OrderOutcome = client.post("/remove", &Named { name: args.node.clone() }).await?;
+    output.write(&format!("{}\n", outcome.sentence))?;
     Ok(Exit::Ok)
 }

@@ -208,6 +208,7 @@ pub(super) mod tests {
             held: Some(0),
             pending: None,
             holds: generation,
+            instance: None,
             priority: 0,
             faults: Vec::new(),
             roots: Vec::new(),

@@ -388,11 +388,15 @@ pub(super) fn heard<'a>(node: NodeId, now: BootTime, view: View<'a>) -> Option<&
 }
 
 fn all_heard(now: BootTime, view: View<'_>) -> bool {
-    let mut candidates = view.state.members.iter().filter(|(_, member)| member.role == Role::Candidate);
+    let mut candidates = view
+        .state
+        .members
+        .iter()
+        .filter(|(id, member)| member.role == Role::Candidate && view.state.voters.contains(id));
     candidates.all(|(id, _)| heard(*id, now, view).is_some())
 }
 
-/// The best candidate that is heard, has its roots, and is not `except`: one that holds the head's content (if none
+/// The best candidate that votes, is heard, has its roots, and is not `except`: one that holds the head's content (if none
 /// does, the most complete), then the one that was ordered, then in a pause one whose folder is at the head, for no
 /// other can be brought there, then a fit one, then by priority, then another than the leader itself, then by name.
 pub(super) fn choose(
@@ -405,7 +409,9 @@ pub(super) fn choose(
     let candidates: Vec<_> = state
         .members
         .iter()
-        .filter(|(id, member)| member.role == Role::Candidate && Some(**id) != except)
+        .filter(|(id, member)| {
+            member.role == Role::Candidate && state.voters.contains(id) && Some(**id) != except
+        })
         .filter(|(id, _)| state.head.is_some() || may_seed(&state.seed, **id))
         .filter_map(|(id, member)| heard(*id, now, view).map(|report| (*id, &member.name, report)))
         .filter(|(_, _, report)| report.state != NodeState::RootMissing)
@@ -435,4 +441,4 @@ fn may_seed(seed: &Seed, node: NodeId) -> bool {
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

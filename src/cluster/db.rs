@@ -13,6 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::cluster::error::ClusterError;
+use crate::cluster::place::AllSeen;
 use crate::cluster::record::{self, Kind};
 use crate::cluster::state_machine::{Applied, Stored};
 use crate::cluster::types::{Entry, FormationRecord, LogId, Own, Vote};
@@ -35,6 +36,8 @@ pub(super) const PURGED: Key = Key { name: "purged", kind: Kind::LogId };
 pub(super) const APPLIED: Key = Key { name: "applied", kind: Kind::Applied };
 pub(super) const SNAPSHOT: Key = Key { name: "snapshot", kind: Kind::Snapshot };
 pub(super) const OWN: Key = Key { name: "own", kind: Kind::Own };
+pub(super) const STARTS: Key = Key { name: "starts", kind: Kind::Starts };
+pub(super) const SEEN: Key = Key { name: "seen", kind: Kind::Seen };
 pub(super) const INCARNATION: Key = Key { name: "incarnation", kind: Kind::Incarnation };
 
 /// Whether a write must be on disk when it returns.
@@ -99,6 +102,8 @@ impl RaftDb {
         self.get::<Stored>(SNAPSHOT)?;
         self.get::<Own>(OWN)?;
         self.get::<[u8; 16]>(INCARNATION)?;
+        self.get::<u64>(STARTS)?;
+        self.get::<AllSeen>(SEEN)?;
         let purged: Option<LogId> = self.get(PURGED)?;
         let applied = applied.and_then(|applied| applied.last_applied);
         if let Some(purged) = purged.filter(|purged| Some(*purged) > applied) {
@@ -202,6 +207,33 @@ impl RaftDb {
         Ok(drawn)
     }
 
+    /// Counts one more process that starts on this data folder; the count, this one included.
+    pub(super) fn count_start(&self) -> Result<u64, ClusterError> {
+        let starts = self.get::<u64>(STARTS)?.unwrap_or_default().saturating_add(1);
+        self.write(Keep::Durable, |writer| writer.put(STARTS, &starts))?;
+        Ok(starts)
+    }
+
+    /// The last entry that the log had, removed ones included.
+    pub(super) fn last_index(&self) -> Result<u64, ClusterError> {
+        let purged: Option<LogId> = self.get(PURGED)?;
+        let last = self.last_entry()?.map(|entry| entry.log_id).or(purged);
+        Ok(last.map_or(0, |last| last.index))
+    }
+
+    /// Forgets log, vote and place: from now on this data folder is that of a newcomer, which draws another number.
+    pub(super) fn start_over(&self) -> Result<[u8; 16], ClusterError> {
+        let drawn = random()?;
+        self.write(Keep::Durable, |writer| {
+            for key in [VOTE, COMMITTED, PURGED, APPLIED, SNAPSHOT, OWN, SEEN] {
+                writer.take_out(key)?;
+            }
+            writer.remove(0, u64::MAX)?;
+            writer.put(INCARNATION, &drawn)
+        })?;
+        Ok(drawn)
+    }
+
     /// Stores who this node is from now on, unless it has a log already: then false, and nothing is changed.
     pub(super) fn adopt(&self, own: &Own) -> Result<bool, ClusterError> {
         if self.has_log()? {
@@ -268,6 +300,12 @@ impl Writer<'_> {
         let bytes = record::encode(key.kind, value)?;
         let mut table = self.transaction.open_table(META).map_err(|error| self.db.failed("write", error))?;
         table.insert(key.name, bytes.as_slice()).map_err(|error| self.db.failed("write", error))?;
+        Ok(())
+    }
+
+    fn take_out(&self, key: Key) -> Result<(), ClusterError> {
+        let mut table = self.transaction.open_table(META).map_err(|error| self.db.failed("write", error))?;
+        table.remove(key.name).map_err(|error| self.db.failed("write", error))?;
         Ok(())
     }
 

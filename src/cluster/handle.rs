@@ -16,7 +16,7 @@ use crate::cluster::service::Service;
 use crate::cluster::shared::Shared;
 use crate::cluster::types::{Command, Response};
 use crate::model::{
-    ClusterId, ClusterState, Commit, CommitOutcome, Coordinator, Lease, NodeId, Order, OrderError,
+    ClusterId, ClusterState, Commit, CommitOutcome, Coordinator, Instance, Lease, NodeId, Order, OrderError,
     OrderOutcome, Standing, UnknownOutcome,
 };
 use crate::rpc::{self, CONTROL_BYTES_MAX, Me, RAFT_BYTES_MAX};
@@ -80,7 +80,15 @@ impl Cluster {
     /// What this data folder drew once: tells it from a lost one of the same node.
     #[must_use]
     pub fn incarnation(&self) -> [u8; 16] {
-        self.0.incarnation
+        *self.0.incarnation.borrow()
+    }
+
+    /// Which life of this node this is, but for the content it holds; none before it belongs to a cluster.
+    #[must_use]
+    pub fn instance(&self) -> Option<Instance> {
+        let (process, starts) = (self.0.process, self.0.starts);
+        let applied = self.0.state.borrow().as_ref().map_or(0, |state| state.applied_index);
+        self.0.node().map(|node| Instance { node, process, starts, applied, holds: None })
     }
 
     /// Whether the log's core answers; true while it need not run yet. For the watchdog.

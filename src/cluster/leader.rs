@@ -1,7 +1,6 @@
 //! Runs the decision maker of `appoint.rs`: watches for beginning to lead, makes rounds, appends its decisions.
 //!
-//! One task, whether this node leads or not. It alone appends `Form`, `Lead` and `Appoint`, and adds admitted members
-//! to the log's learners. Each job it starts belongs to one term and is dropped with it.
+//! One task, whether this node leads or not. It alone appends `Form`, `Lead` and `Appoint`. Each job it starts belongs to one term and is dropped with it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,13 +8,13 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::appoint::{Action, Answer, Appointer, Ticket, View};
 use crate::cluster::error::ClusterError;
 use crate::cluster::shared::{Request, Shared};
-use crate::cluster::types::{Command, FormationRecord, PeerNode, Raft, RaftMetrics};
+use crate::cluster::types::{Command, FormationRecord, Own, Raft, RaftMetrics};
 use crate::model::{BootTime, Epoch, NodeId};
 
 /// How often it looks at who should be manager.
@@ -25,17 +24,12 @@ const TICK: Duration = Duration::from_millis(25);
 const TICK_CALM: Duration = Duration::from_millis(200);
 /// How long a quorum round may take: several tries of the log's own.
 const ROUND_MAX: Duration = Duration::from_secs(1);
-/// How long adding a learner may take before it is tried again.
-const LEARNER_MAX: Duration = Duration::from_secs(5);
-/// How often it looks whether a member is missing among the learners.
-const LEARNERS_EVERY: Duration = Duration::from_millis(250);
 
 /// What a job of one term came to.
 enum Done {
     First(bool),
     Round(u64, bool),
     Appoint(Epoch),
-    Learner,
 }
 
 /// The task.
@@ -43,6 +37,8 @@ pub(super) struct LeaderTask {
     shared: Arc<Shared>,
     raft: Raft,
     me: NodeId,
+    /// The manager's, as the cluster formed with it.
+    lease: Duration,
     record: Option<FormationRecord>,
     requests: mpsc::Receiver<Request>,
     appointer: Appointer,
@@ -50,31 +46,22 @@ pub(super) struct LeaderTask {
     jobs: JoinSet<Done>,
     tickets: HashMap<Ticket, oneshot::Sender<Answer>>,
     next_ticket: Ticket,
-    adding: bool,
 }
 
 impl LeaderTask {
-    pub(super) fn new(
-        shared: Arc<Shared>,
-        raft: Raft,
-        me: NodeId,
-        record: Option<FormationRecord>,
-        requests: mpsc::Receiver<Request>,
-    ) -> Self {
-        // Only founders vote, so whoever leads has a record; the configuration's value is never used.
-        let timing = record.as_ref().map_or(shared.config.timing, |record| record.timing);
+    pub(super) fn new(shared: Arc<Shared>, raft: Raft, own: Own, requests: mpsc::Receiver<Request>) -> Self {
         Self {
-            appointer: Appointer::new(timing.lease),
+            appointer: Appointer::new(own.timing.lease),
             shared,
             raft,
-            me,
-            record,
+            me: own.node,
+            lease: own.timing.lease,
+            record: own.record,
             requests,
             term: None,
             jobs: JoinSet::new(),
             tickets: HashMap::new(),
             next_ticket: 0,
-            adding: false,
         }
     }
 
@@ -86,8 +73,6 @@ impl LeaderTask {
         let mut metrics = self.raft.metrics();
         metrics.mark_changed();
         let mut next_look = Instant::now();
-        let mut learners = tokio::time::interval(LEARNERS_EVERY);
-        learners.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let actions = tokio::select! {
                 () = stop.cancelled() => return Ok(()),
@@ -113,7 +98,6 @@ impl LeaderTask {
                     next_look = Instant::now() + if is_calm { TICK_CALM } else { TICK };
                     actions
                 }
-                _ = learners.tick(), if self.term.is_some() => { self.add_learner(); Vec::new() }
             };
             self.perform(actions);
         }
@@ -127,7 +111,6 @@ impl LeaderTask {
         }
         self.jobs.abort_all();
         self.jobs = JoinSet::new();
-        self.adding = false;
         self.term = term;
         self.shared.serving.send_replace(None);
         let Some(term) = term else {
@@ -187,10 +170,6 @@ impl LeaderTask {
                 self.appointer.appoint_ended(replaces, BootTime::now());
                 Vec::new()
             }
-            Done::Learner => {
-                self.adding = false;
-                Vec::new()
-            }
         }
     }
 
@@ -223,9 +202,9 @@ impl LeaderTask {
     }
 
     fn appoint(&mut self, replaces: Epoch, manager: NodeId) {
-        let (Some(term), Some(record)) = (self.term, &self.record) else { return };
+        let Some(term) = self.term else { return };
         tracing::info!(manager, replaces, "appointing a manager");
-        let command = Command::Appoint { replaces, manager, lease: record.timing.lease, term };
+        let command = Command::Appoint { replaces, manager, lease: self.lease, term };
         let raft = self.raft.clone();
         self.jobs.spawn(async move {
             // No time limit: until it is applied or the leadership is lost, which drops this job, it may still come.
@@ -235,28 +214,6 @@ impl LeaderTask {
                 std::future::pending::<()>().await;
             }
             Done::Appoint(replaces)
-        });
-    }
-
-    /// Adds one admitted member that the log does not send to yet.
-    fn add_learner(&mut self) {
-        if self.adding || self.shared.serving.borrow().is_none() {
-            return;
-        }
-        let Some(state) = self.shared.state.borrow().clone() else { return };
-        let metrics = self.raft.metrics().borrow().membership_config.clone();
-        let missing = state.members.iter().find(|(id, _)| metrics.membership().get_node(id).is_none());
-        let Some((id, member)) = missing else { return };
-        let (id, node) = (*id, PeerNode { name: member.name.clone(), address: member.address.clone() });
-        let raft = self.raft.clone();
-        self.adding = true;
-        tracing::info!(node = id, name = %node.name, "a member joins the log");
-        self.jobs.spawn(async move {
-            let added = tokio::time::timeout(LEARNER_MAX, raft.add_learner(id, node, false)).await;
-            if let Ok(Err(error)) = added {
-                tracing::debug!(%error, "adding a learner did not work yet");
-            }
-            Done::Learner
         });
     }
 }

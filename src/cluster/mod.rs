@@ -8,8 +8,9 @@
 //!
 //! From the bottom: `record` (encoding) and `db` (the file), `log_store` and `state_machine` (openraft's storage,
 //! `state` its pure half), `network` and `service` (both ends of the transport), `formation` (until there is a log),
-//! `recover` (the file while no daemon runs), `leader` around `appoint`, `renew` (the manager's side), `confirm` (reading
-//! the newest state), `orders` (what people order, `successor` and `obey` its pure halves), `task` and `handle`.
+//! `recover` (the file while no daemon runs), `leader` around `appoint`, `members` around `membership`, `place` (whether
+//! this node is still who it was), `renew` (the manager's side), `confirm` (reading the newest state), `orders` (what
+//! people order, `successor` and `obey` its pure halves), `task` and `handle`.
 
 mod appoint;
 mod bootstrap;
@@ -21,10 +22,13 @@ mod greet;
 mod handle;
 mod leader;
 mod log_store;
+mod members;
+mod membership;
 mod network;
 mod obey;
 mod orders;
 mod outlook;
+mod place;
 mod record;
 mod recover;
 mod renew;
@@ -43,6 +47,7 @@ mod tests;
 
 pub use error::ClusterError;
 pub use handle::{Cluster, ClusterMetrics};
+pub use membership::RETURN_AFTER;
 pub use outlook::{Neighbour, Word};
 pub use record::RecordError;
 pub use recover::{LogFile, LogFindings, Succession};

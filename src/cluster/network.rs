@@ -3,6 +3,7 @@
 //! A client is made without dialling; each call ends by its own time limit. What cannot be reached is reported as
 //! unreachable, so that openraft waits a little before it tries again.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::error::{InstallSnapshotError, RPCError, RaftError, RemoteError, Timeout, Unreachable};
@@ -14,11 +15,12 @@ use openraft::raft::{
 use openraft::{AnyError, RPCTypes};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::sync::watch;
 use tonic::{Code, Status};
 
 use crate::cluster::record::{self, Kind};
 use crate::cluster::types::{PeerNode, TypeConfig};
-use crate::model::NodeId;
+use crate::model::{ClusterState, NodeId};
 use crate::rpc::{self, Link, Peers, RpcError};
 use crate::wire::proto::RaftMessage;
 use crate::wire::proto::raft_client::RaftClient;
@@ -34,11 +36,13 @@ const BACKOFF: Duration = Duration::from_millis(100);
 pub(super) struct Network {
     peers: Peers,
     me: NodeId,
+    /// Where the members are: openraft's own membership keeps the address that a node had when it was added.
+    state: watch::Receiver<Option<Arc<ClusterState>>>,
 }
 
 impl Network {
-    pub(super) fn new(peers: Peers, me: NodeId) -> Self {
-        Self { peers, me }
+    pub(super) fn new(peers: Peers, me: NodeId, state: watch::Receiver<Option<Arc<ClusterState>>>) -> Self {
+        Self { peers, me, state }
     }
 }
 
@@ -70,7 +74,10 @@ pub(super) fn unpack<T: DeserializeOwned>(message: &RaftMessage) -> Result<T, re
 
 impl Connection {
     fn client(&self) -> Result<Client, Unreachable> {
-        let made: Result<Client, RpcError> = self.network.peers.raft(self.target, &self.address);
+        let state = self.network.state.borrow().clone();
+        let member = state.as_ref().and_then(|state| state.members.get(&self.target));
+        let address = member.map_or(&self.address, |member| &member.address);
+        let made: Result<Client, RpcError> = self.network.peers.raft(self.target, address);
         made.map_err(|error| Unreachable::new(&error))
     }
 

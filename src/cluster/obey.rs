@@ -1,5 +1,6 @@
 //! What an order in the log does to the state. Pure, like all of `state`.
 
+use crate::cluster::state::is_bound;
 use crate::model::{ClusterState, Order, OrderId, OrderOutcome, Pause, Refusal, Role, Switchover};
 
 /// Outcomes that are remembered: an order is repeated for some seconds at most, and people give few in that time.
@@ -20,6 +21,7 @@ pub(super) fn obey(
         Order::Pause => Ok(pause(state, by, unix_ms)),
         Order::Resume => Ok(resume(state)),
         Order::Switchover { to } => switch(state, to.as_deref()),
+        Order::Remove { name } => remove(state, &name),
     };
     while state.orders.len() >= OUTCOMES_MAX {
         state.orders.pop_front();
@@ -65,6 +67,21 @@ fn switch(state: &mut ClusterState, to: Option<&str>) -> Result<OrderOutcome, Re
     };
     state.switchover = Some(Switchover { ends: current.epoch, to: *to });
     Ok(OrderOutcome { sentence })
+}
+
+/// A voter was made one that does not vote before its order came here.
+fn remove(state: &mut ClusterState, name: &str) -> Result<OrderOutcome, Refusal> {
+    let Some(id) = state.id_of(name) else {
+        return Err(Refusal::new(
+            format!("there is no member called {name:?}"),
+            "see `syncd status` for the members' names",
+        ));
+    };
+    if is_bound(state, id) {
+        return Err(Refusal::new(format!("{name} votes again meanwhile"), "give the order again"));
+    }
+    state.members.remove(&id);
+    Ok(OrderOutcome { sentence: format!("{name} is no member any more") })
 }
 
 #[cfg(test)]

@@ -7,11 +7,13 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::cluster::appoint::View;
 use crate::cluster::db::random;
 use crate::cluster::handle::propose;
+use crate::cluster::members::MemberRequest;
 use crate::cluster::record::{self, Kind};
 use crate::cluster::shared::Shared;
 use crate::cluster::successor::successor;
@@ -124,6 +126,11 @@ pub(super) async fn lead(shared: &Shared, id: OrderId, command: Command) -> Orde
         Ok(command) => command,
         Err(refusal) => return Ordered::Refused(refusal),
     };
+    if let Command::Order { order: Order::Remove { name }, .. } = &command
+        && let Some(ended) = vote_no_more(shared, name).await
+    {
+        return ended;
+    }
     match propose(shared, command, WRITE_MAX).await {
         Ok(Response::Order(outcome)) => Ordered::Known(outcome),
         Ok(other) => Ordered::Refused(Refusal::new(
@@ -150,4 +157,19 @@ fn settle(shared: &Shared, command: Command) -> Result<Command, Refusal> {
     let to = successor(to.as_deref(), BootTime::now(), view)?;
     let to = state.members.get(&to).map(|member| member.name.clone());
     Ok(Command::Order { id, by, unix_ms, order: Order::Switchover { to } })
+}
+
+/// Before a member is removed it votes no more; how the order ended, if it did with this.
+async fn vote_no_more(shared: &Shared, name: &str) -> Option<Ordered> {
+    let (reply, done) = oneshot::channel();
+    if shared.members.try_send(MemberRequest::Remove(name.to_owned(), reply)).is_err() {
+        return Some(Ordered::NotAsked("too many questions wait for the leader".to_owned()));
+    }
+    match tokio::time::timeout(WRITE_MAX, done).await {
+        Ok(Ok(Ok(()))) => None,
+        Ok(Ok(Err(refusal))) => Some(Ordered::Refused(refusal)),
+        // It may vote no more, and yet be a member.
+        Ok(Err(_)) => Some(Ordered::NotAsked("this node does not lead any more".to_owned())),
+        Err(_) => Some(Ordered::NotAsked(format!("{name} votes still"))),
+    }
 }

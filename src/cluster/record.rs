@@ -26,6 +26,8 @@ pub(super) enum Kind {
     Outcome = 11,
     Message = 12,
     Ordered = 13,
+    Starts = 14,
+    Seen = 15,
 }
 
 /// Why bytes are no record.

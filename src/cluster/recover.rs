@@ -267,7 +267,13 @@ impl Beginning {
             ..ClusterState::new(cluster, members, voters, seed)
         };
         Self {
-            own: Own { cluster, node, name: config.node_name.clone(), record: Some(record) },
+            own: Own {
+                cluster,
+                node,
+                name: config.node_name.clone(),
+                timing: record.timing,
+                record: Some(record),
+            },
             vote: Vote::new(term, node),
             at,
             applied: Applied {

@@ -11,18 +11,20 @@ use bytes::Bytes;
 use openraft::error::RaftError;
 use openraft::raft::InstallSnapshotRequest;
 use tokio::sync::oneshot;
+use tonic::transport::server::TcpConnectInfo;
 use tonic::{Request as Call, Response as Reply, Status};
 
 use crate::cluster::appoint::{Answer, Ask};
 use crate::cluster::db::decode_formation;
 use crate::cluster::handle::propose;
+use crate::cluster::members::{MemberRequest, Placed};
 use crate::cluster::network::{pack, unpack};
 use crate::cluster::orders;
 use crate::cluster::outlook::own_last;
+use crate::cluster::place;
 use crate::cluster::record::{self, Kind};
-use crate::cluster::shared::{Request, Shared};
-use crate::cluster::state::known;
-use crate::cluster::types::{Command, MEMBERS_MAX, Raft, Response, TypeConfig};
+use crate::cluster::shared::{DUPLICATE, Request, Shared};
+use crate::cluster::types::{Command, MEMBERS_MAX, Raft, Response, Timing, TypeConfig};
 use crate::model::{Member, NodeId, Role, unix_ms};
 use crate::rpc::Caller;
 use crate::wire::proto;
@@ -131,7 +133,8 @@ impl Coordination for Service {
                 digest: Bytes::copy_from_slice(&content.digest.0),
                 files: content.files,
             }),
-            incarnation: Bytes::copy_from_slice(&shared.incarnation),
+            incarnation: Bytes::copy_from_slice(&*shared.incarnation.borrow()),
+            process: shared.process,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             unix_ms: unix_ms(),
             succeeds: succeeds.map(|cluster| Bytes::copy_from_slice(&cluster.0)).collect(),
@@ -157,6 +160,11 @@ impl Coordination for Service {
             Ok(Err(_)) => refused("this node belongs to a cluster already".to_owned()),
             Err(_) => Err(Status::deadline_exceeded("the record was not stored in time")),
         }
+    }
+
+    async fn present(&self, call: Call<proto::PresentRequest>) -> Served<proto::PresentReply> {
+        let from = call.extensions().get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
+        place::answer(&self.0, call.into_inner(), from).await.map(Reply::new)
     }
 
     async fn join(&self, call: Call<proto::JoinRequest>) -> Served<proto::JoinReply> {
@@ -188,25 +196,26 @@ impl Coordination for Service {
             Ok(newcomer) => newcomer,
             Err(why) => return refused(why),
         };
-        // A newcomer asks again and again: what the state says already needs no entry.
-        let state = shared.state.borrow().clone();
-        let known = state.and_then(|state| known(&state, &newcomer));
-        let answer = match known {
-            Some(known) => Ok(known),
-            None => {
-                let Member { name, address, role, incarnation } = newcomer;
-                propose(shared, Command::Admit { name, address, role, incarnation }, WRITE_MAX).await
-            }
+        let (reply, placed) = oneshot::channel();
+        let sent = shared.members.try_send(MemberRequest::Join(newcomer, reply));
+        sent.map_err(|_| Status::resource_exhausted("too many questions wait for the leader"))?;
+        let placed = match tokio::time::timeout(WRITE_MAX, placed).await {
+            Ok(Ok(placed)) => placed,
+            Ok(Err(_)) => return refused("this node does not lead any more".to_owned()),
+            Err(_) => return Err(Status::deadline_exceeded("the leader was busy for too long")),
         };
-        match answer {
-            Ok(Response::Admitted(node_id)) => Ok(Reply::new(proto::JoinReply {
+        match placed {
+            Placed::Member(node_id) => Ok(Reply::new(proto::JoinReply {
                 cluster_id: Bytes::copy_from_slice(&own.cluster.0),
                 node_id,
+                times: Some(times(own.timing)),
                 ..proto::JoinReply::default()
             })),
-            Ok(Response::NotAdmitted(why)) => refused(why),
-            Ok(_) => refused("the cluster is not formed yet".to_owned()),
-            Err(why) => Err(Status::unavailable(why)),
+            Placed::Duplicate(refused) => {
+                let code = DUPLICATE.to_owned();
+                Ok(Reply::new(proto::JoinReply { refused, code, ..proto::JoinReply::default() }))
+            }
+            Placed::Wait(why) | Placed::Refused(why) => refused(why),
         }
     }
 
@@ -273,7 +282,16 @@ impl Coordination for Service {
     }
 }
 
-fn newcomer(request: proto::JoinRequest) -> Result<Member, String> {
+fn times(timing: Timing) -> proto::ElectionTimes {
+    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    proto::ElectionTimes {
+        heartbeat_ms: millis(timing.heartbeat),
+        timeout_ms: millis(timing.timeout),
+        lease_ms: millis(timing.lease),
+    }
+}
+
+pub(super) fn newcomer(request: proto::JoinRequest) -> Result<Member, String> {
     let proto::JoinRequest { node_name: name, address, role, incarnation, .. } = request;
     let sound =
         |text: &str| !text.is_empty() && text.len() <= NAME_BYTES_MAX && !text.chars().any(char::is_control);
@@ -281,12 +299,6 @@ fn newcomer(request: proto::JoinRequest) -> Result<Member, String> {
         return Err("a name and an address are 1 to 255 bytes without control characters".to_owned());
     }
     let role: Role = role.parse().map_err(|()| format!("there is no role {role:?}"))?;
-    if role.votes() {
-        return Err(format!(
-            "{name:?} is listed as a {role}, but the cluster formed without it or it lost its data folder; \
-             admitting voters is not in this version"
-        ));
-    }
     let incarnation = incarnation.as_ref().try_into().map_err(|_| "an incarnation is 16 bytes".to_owned())?;
     Ok(Member { name, address, role, incarnation })
 }

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -10,10 +11,15 @@ use tokio::time::Instant;
 use crate::cluster::appoint::{Answer, Ask};
 use crate::cluster::db::RaftDb;
 use crate::cluster::formation::plan::Wishes;
+use crate::cluster::members::MemberRequest;
+use crate::cluster::place::AllSeen;
 use crate::cluster::state_machine::StateSender;
 use crate::cluster::types::{FormationRecord, Own, PeerNode, Raft, Timing};
-use crate::model::{Epoch, FirstContent, Heard, Lease, NodeId, NodeReport, Role, Standing};
+use crate::model::{Epoch, FirstContent, Heard, Lease, NodeId, NodeReport, Problem, Role, Standing};
 use crate::rpc::Peers;
+
+/// The code of the problem that two data folders ask for one place.
+pub(super) const DUPLICATE: &str = "duplicate-node";
 
 /// A node of the configuration's list.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +47,8 @@ pub struct ClusterConfig {
     pub listed: Vec<ListedNode>,
     /// The election's times, for a cluster that is yet to form; afterwards those of the log hold.
     pub timing: Timing,
+    /// A member that was silent for this long may come back with another data folder.
+    pub return_after: Duration,
     /// The file of the log, `<data_dir>/raft.redb`.
     pub db_path: PathBuf,
 }
@@ -70,11 +78,18 @@ pub(super) type FormOrder = (FormationRecord, oneshot::Sender<Result<(), String>
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) config: ClusterConfig,
-    pub(super) incarnation: [u8; 16],
     /// For looking only; whoever runs the log keeps it open.
     pub(super) db: Weak<RaftDb>,
+    /// Drawn by the data folder; another one after it was set back.
+    pub(super) incarnation: watch::Sender<[u8; 16]>,
     /// Drawn by each process anew.
     pub(super) process: u64,
+    /// How often a process started on this data folder, this one included.
+    pub(super) starts: u64,
+    /// The most that was heard of each member.
+    pub(super) seen: Mutex<AllSeen>,
+    /// When a copy of a member's data folder was last found running.
+    pub(super) cloned: Mutex<Option<Instant>>,
     pub(super) peers: Peers,
     pub(super) own: watch::Sender<Option<Own>>,
     pub(super) raft: watch::Sender<Option<RaftSlot>>,
@@ -86,6 +101,7 @@ pub(super) struct Shared {
     pub(super) report: watch::Receiver<Arc<NodeReport>>,
     pub(super) heard: watch::Receiver<Arc<Heard>>,
     pub(super) leader: mpsc::Sender<Request>,
+    pub(super) members: mpsc::Sender<MemberRequest>,
     pub(super) formation: mpsc::Sender<FormOrder>,
     pub(super) renewals: mpsc::Sender<oneshot::Sender<Option<Lease>>>,
     /// The term in which this node leads and has applied an entry of its own; only then it answers as a leader.
@@ -133,6 +149,10 @@ impl Shared {
         let metrics = raft.metrics();
         let metrics = metrics.borrow();
         let leader = metrics.current_leader?;
+        let state = self.state.borrow().clone();
+        if let Some(member) = state.as_ref().and_then(|state| state.members.get(&leader)) {
+            return Some((leader, PeerNode { name: member.name.clone(), address: member.address.clone() }));
+        }
         let node = metrics.membership_config.membership().get_node(&leader)?.clone();
         Some((leader, node))
     }
@@ -142,6 +162,24 @@ impl Shared {
         let (reply, answer) = oneshot::channel();
         self.leader.try_send(Request::Ask(ask, reply)).ok()?;
         answer.await.ok()
+    }
+
+    pub(super) fn all_seen(&self) -> MutexGuard<'_, AllSeen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn clone_seen(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.cloned.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says a problem of membership, or that it is over.
+    pub(super) fn note(&self, code: &str, found: Option<Problem>) {
+        self.standing.send_if_modified(|standing| {
+            let before = standing.notices.clone();
+            standing.notices.retain(|known| known.code != code);
+            standing.notices.extend(found);
+            standing.notices != before
+        });
     }
 
     pub(super) fn wait_for(&self, sentence: Option<String>) {

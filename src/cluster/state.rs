@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use crate::cluster::obey::obey;
 use crate::cluster::types::{Command, FOUNDERS_MAX, FormationRecord, MEMBERS_MAX, Response, Timing};
-use crate::model::{Appointment, ClusterState, Commit, CommitOutcome, CommitRefusal, Head, Member, NodeId};
+use crate::model::{
+    Appointment, ClusterState, Commit, CommitOutcome, CommitRefusal, Head, Member, NodeId, is_majority_of,
+};
 
 /// Where an entry stands in the log.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +49,29 @@ pub(super) fn apply(
             admit(state, index, Member { name, address, role, incarnation })
         }
         Command::Order { id, by, unix_ms, order } => Response::Order(obey(state, id, by, unix_ms, order)),
+        Command::Change { to, generation, holding, term } => {
+            if term != at.term || generation != state.generation() {
+                return Response::NotCurrent;
+            }
+            match announce(state, to, &holding) {
+                Ok(()) => Response::Done,
+                Err(why) => Response::Refused(why),
+            }
+        }
+        Command::Expel { node } => {
+            if is_bound(state, node) {
+                return Response::Refused("it votes".to_owned());
+            }
+            state.members.remove(&node);
+            Response::Done
+        }
+        Command::Move { node, address, role } => match state.members.get_mut(&node) {
+            Some(member) => {
+                (member.address, member.role) = (address, role);
+                Response::Done
+            }
+            None => Response::Refused("it is no member".to_owned()),
+        },
     }
 }
 
@@ -54,6 +79,60 @@ fn founded(record: FormationRecord, voters: BTreeSet<NodeId>, index: u64) -> Clu
     let (cluster, seed) = (record.cluster, record.seed());
     let members = record.founders.into_iter().map(|(id, founder)| (id, founder.member)).collect();
     ClusterState { applied_index: index, ..ClusterState::new(cluster, members, voters, seed) }
+}
+
+/// Takes a change of the voters up: by one node, and only while a majority of those after it, newcomers among them,
+/// hold every blob of the head.
+fn announce(
+    state: &mut ClusterState,
+    to: BTreeSet<NodeId>,
+    holding: &BTreeSet<NodeId>,
+) -> Result<(), String> {
+    if to == state.voters {
+        state.changing = None;
+        return Ok(());
+    }
+    if state.changing.as_ref().is_some_and(|after| *after != to) {
+        return Err("another change of the voters is under way".to_owned());
+    }
+    if to.is_empty() || state.voters.symmetric_difference(&to).count() != 1 {
+        return Err("voters change one at a time".to_owned());
+    }
+    if let Some(stranger) = to.iter().find(|id| !state.members.contains_key(id)) {
+        return Err(format!("node number {stranger} is no member"));
+    }
+    if let Some(head) = &state.head {
+        let holders: BTreeSet<NodeId> = head.holders.union(holding).copied().collect();
+        if !is_majority_of(&to, &holders) || !to.difference(&state.voters).all(|id| holders.contains(id)) {
+            return Err(format!(
+                "generation {} is not yet held by a majority of the voters after the change",
+                head.generation
+            ));
+        }
+    }
+    state.changing = Some(to);
+    Ok(())
+}
+
+/// What a membership entry of openraft's own does: `configs` are the sets of voters that each need a majority.
+pub(super) fn follow_voters(state: &mut ClusterState, configs: &[BTreeSet<NodeId>]) {
+    let (Some(before), Some(after)) = (configs.first(), configs.last()) else { return };
+    state.voters.clone_from(before);
+    if configs.len() > 1 {
+        state.changing = Some(after.clone());
+    } else if state.changing.as_ref() == Some(after) {
+        state.changing = None;
+    }
+}
+
+/// Whether a node votes, or is about to.
+pub(super) fn is_bound(state: &ClusterState, id: NodeId) -> bool {
+    state.voters.contains(&id) || state.changing.as_ref().is_some_and(|after| after.contains(&id))
+}
+
+/// Whether `node` was a member once and is none any more, as this state knows it.
+pub(super) fn is_removed(state: &ClusterState, node: NodeId) -> bool {
+    node > 0 && node <= FOUNDERS_MAX + state.applied_index && !state.members.contains_key(&node)
 }
 
 fn take(state: &mut ClusterState, commit: Commit) -> CommitOutcome {
@@ -95,8 +174,8 @@ fn admit(state: &mut ClusterState, index: u64, newcomer: Member) -> Response {
     })
 }
 
-/// What a newcomer is answered without an entry of its own; none when it takes one.
-pub(super) fn known(state: &ClusterState, newcomer: &Member) -> Option<Response> {
+/// What a newcomer is answered that takes no place of its own; none when it takes one.
+fn known(state: &ClusterState, newcomer: &Member) -> Option<Response> {
     let Some((id, member)) = state.members.iter().find(|(_, member)| member.name == newcomer.name) else {
         let full = || format!("the cluster has {MEMBERS_MAX} members, which is the limit");
         return (state.members.len() >= MEMBERS_MAX).then(|| Response::NotAdmitted(full()));
@@ -105,8 +184,7 @@ pub(super) fn known(state: &ClusterState, newcomer: &Member) -> Option<Response>
         return Some(Response::Admitted(*id));
     }
     Some(Response::NotAdmitted(format!(
-        "a node named {:?} at {} is a member already, with another data folder than the one at {}: \
-         give one of them another name, or give the node its former data folder back",
+        "a node named {:?} at {} is a member already, with another data folder than the one at {}",
         member.name, member.address, newcomer.address
     )))
 }

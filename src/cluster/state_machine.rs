@@ -116,7 +116,7 @@ pub(super) fn one(applied: &mut Applied, entry: Entry) -> Response {
         }
     };
     if let Some(state) = &mut applied.state {
-        state.voters = applied.membership.voter_ids().collect();
+        state::follow_voters(state, applied.membership.membership().get_joint_config());
         state.applied_index = at.index;
     }
     response

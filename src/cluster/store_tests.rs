@@ -4,6 +4,7 @@ use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt, RaftStateMachine};
 use openraft::testing::{StoreBuilder, Suite};
@@ -14,9 +15,15 @@ use crate::cluster::db::{APPLIED, COMMITTED, Keep, OWN, PURGED, RaftDb, SNAPSHOT
 use crate::cluster::error::ClusterError;
 use crate::cluster::log_store::LogStore;
 use crate::cluster::state_machine::StateMachine;
-use crate::cluster::types::{Command, Entry, LogId, Own, TypeConfig, Vote};
+use crate::cluster::types::{Command, Entry, LogId, Own, Timing, TypeConfig, Vote};
 use crate::model::{ClusterId, NodeId};
 use crate::rpc::Me;
+
+const TIMING: Timing = Timing {
+    heartbeat: Duration::from_millis(200),
+    timeout: Duration::from_millis(600),
+    lease: Duration::from_millis(1200),
+};
 
 struct Fresh;
 
@@ -35,7 +42,7 @@ fn openrafts_own_suite_passes() {
 }
 
 fn own(cluster: u8) -> Own {
-    Own { cluster: ClusterId([cluster; 16]), node: 1, name: "gw1".to_owned(), record: None }
+    Own { cluster: ClusterId([cluster; 16]), node: 1, name: "gw1".to_owned(), record: None, timing: TIMING }
 }
 
 fn me(cluster: u8) -> Me {

@@ -1,7 +1,7 @@
 //! Opens the room and runs its tasks.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -10,14 +10,16 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::confirm::keep_standing;
-use crate::cluster::db::{OWN, RaftDb, random};
+use crate::cluster::db::{OWN, RaftDb, SEEN, random};
 use crate::cluster::error::ClusterError;
 use crate::cluster::formation::Formation;
 use crate::cluster::handle::Cluster;
 use crate::cluster::leader::LeaderTask;
-use crate::cluster::log_store::LogStore;
+use crate::cluster::log_store::{LogStore, blocking};
+use crate::cluster::members::{MemberRequest, MembersTask};
 use crate::cluster::network::Network;
 use crate::cluster::outlook::keep_outlook;
+use crate::cluster::place::{self, Place};
 use crate::cluster::renew::Renewer;
 use crate::cluster::shared::{ClusterConfig, FirstScan, FormOrder, RaftSlot, Request, Shared};
 use crate::cluster::state_machine::StateMachine;
@@ -57,7 +59,6 @@ impl Cluster {
         let own: Option<Own> = db.get(OWN)?;
         if let Some(own) = &own {
             belongs(&config, own)?;
-            peers.identity().set(Me { cluster: own.cluster, node: own.node });
         }
         let has_log = db.has_log()?;
         if has_log && own.is_none() {
@@ -71,13 +72,17 @@ impl Cluster {
             StateMachine::open(Arc::clone(&db), bound, Arc::clone(&state))?;
         }
         let (leader, requests) = mpsc::channel(QUEUE);
+        let (members, member_requests) = mpsc::channel(QUEUE);
         let (formation, orders) = mpsc::channel(QUEUE);
         let (renewals, asks) = mpsc::channel(QUEUE);
         let drawn = random()?;
         let standing = Standing { node: own.as_ref().map(|own| own.node), ..Standing::default() };
         let shared = Arc::new(Shared {
-            incarnation: db.incarnation()?,
             db: Arc::downgrade(&db),
+            incarnation: watch::Sender::new(db.incarnation()?),
+            seen: Mutex::new(db.get(SEEN)?.unwrap_or_default()),
+            cloned: Mutex::new(None),
+            starts: db.count_start()?,
             process: u64::from_le_bytes(std::array::from_fn(|at| drawn[at])),
             config,
             peers,
@@ -90,6 +95,7 @@ impl Cluster {
             report,
             heard,
             leader,
+            members,
             formation,
             renewals,
             serving: watch::Sender::new(None),
@@ -98,7 +104,15 @@ impl Cluster {
             marks_unwanted: watch::Sender::new(false),
             elections: AtomicU64::new(0),
         });
-        let task = ClusterTask { shared: Arc::clone(&shared), db, own, requests, orders, asks };
+        let task = ClusterTask {
+            shared: Arc::clone(&shared),
+            db,
+            own,
+            requests,
+            members: member_requests,
+            orders,
+            asks,
+        };
         Ok((Self(shared), task))
     }
 }
@@ -110,6 +124,7 @@ pub struct ClusterTask {
     db: Arc<RaftDb>,
     own: Option<Own>,
     requests: mpsc::Receiver<Request>,
+    members: mpsc::Receiver<MemberRequest>,
     orders: mpsc::Receiver<FormOrder>,
     asks: mpsc::Receiver<oneshot::Sender<Option<Lease>>>,
 }
@@ -120,7 +135,34 @@ impl ClusterTask {
     /// # Errors
     /// When the log's core stopped or the store failed: the process must end, for nothing here may be tried again.
     pub async fn run(self, stop: CancellationToken) -> Result<(), ClusterError> {
-        let Self { shared, db, own, requests, orders, asks } = self;
+        let Self { shared, db, own, requests, members, orders, asks } = self;
+        let has_log = shared.has_log.load(Ordering::Acquire);
+        let own = match own {
+            // What forms yet has nothing to lose.
+            Some(own) if has_log || own.record.is_none() => {
+                let looking = stop.child_token();
+                let kept = tokio::select! {
+                    kept = place::keep(&shared, &db, &own, &stop) => kept?,
+                    // Who answers is worth knowing while this node waits for a majority.
+                    () = keep_outlook(Arc::clone(&shared), looking.clone()) => None,
+                };
+                match kept {
+                    Some(Place::Kept) => Some(own),
+                    Some(Place::SetBack) => {
+                        start_over(&shared, &db).await?;
+                        None
+                    }
+                    ended => {
+                        if ended == Some(Place::Removed) {
+                            stop.cancelled().await;
+                        }
+                        released(db).await;
+                        return Ok(());
+                    }
+                }
+            }
+            own => own,
+        };
         let has_log = shared.has_log.load(Ordering::Acquire);
         let started = match own {
             Some(own) if has_log || own.record.is_none() => {
@@ -136,23 +178,34 @@ impl ClusterTask {
         };
         // The tasks below end before the core does, whichever of them ends first.
         let ending = stop.child_token();
-        let leader =
-            LeaderTask::new(Arc::clone(&shared), raft.clone(), own.node, own.record.clone(), requests);
+        let leader = LeaderTask::new(Arc::clone(&shared), raft.clone(), own.clone(), requests);
+        let members = MembersTask::new(Arc::clone(&shared), raft.clone(), own.node, members);
         let renewer = Renewer::new(Arc::clone(&shared), own.node, asks).run(ending.clone()).map(Ok);
         let standing = keep_standing(Arc::clone(&shared), ending.clone()).map(Ok);
         let outlook = keep_outlook(Arc::clone(&shared), ending.clone()).map(Ok);
-        let (leader, renewer, standing, outlook) = tokio::join!(
+        let place = place::watch(Arc::clone(&shared), own.clone(), ending.clone()).map(Ok);
+        let memory = place::remember(Arc::clone(&shared), Arc::clone(&db), ending.clone());
+        let (place, memory, leader, members, renewer, standing, outlook) = tokio::join!(
+            until(&ending, "place", place),
+            until(&ending, "memory", memory),
             until(&ending, "leader", leader.run(ending.clone())),
+            until(&ending, "members", members.run(ending.clone())),
             until(&ending, "renewer", renewer),
             until(&ending, "standing", standing),
             until(&ending, "outlook", outlook),
         );
+        shared.standing.send_modify(|standing| (standing.leader, standing.confirmed) = (None, false));
         shared.raft.send_replace(None);
         shared.serving.send_replace(None);
         shut_down(&raft).await;
         drop(raft);
         released(db).await;
-        leader.and(renewer).and(standing).and(outlook)
+        let ended = leader.and(members).and(renewer).and(standing).and(outlook).and(place).and(memory);
+        if ended.is_ok() && !stop.is_cancelled() {
+            // It was removed: it says so, and does nothing else until it is stopped.
+            stop.cancelled().await;
+        }
+        ended
     }
 }
 
@@ -170,6 +223,18 @@ async fn until(
     ended.and(Err(ClusterError::Task(name)))
 }
 
+/// Makes this node a newcomer: its data folder was set back, and what it promised since is not known.
+async fn start_over(shared: &Shared, db: &Arc<RaftDb>) -> Result<(), ClusterError> {
+    let db = Arc::clone(db);
+    let incarnation = blocking(move || db.start_over()).await?;
+    shared.incarnation.send_replace(incarnation);
+    shared.own.send_replace(None);
+    shared.has_log.store(false, Ordering::Release);
+    shared.state.send_replace(None);
+    shared.standing.send_modify(|standing| standing.node = None);
+    Ok(())
+}
+
 /// Starts the log's core under an identity that is stored.
 pub(super) async fn start_raft(
     shared: &Arc<Shared>,
@@ -183,7 +248,7 @@ pub(super) async fn start_raft(
     let config = raft_config(&shared.config, Some(own))?;
     let machine = StateMachine::open(Arc::clone(db), Some(me), Arc::clone(&shared.state))?;
     let log = LogStore::new(Arc::clone(db), Some(me), Some(machine.stored()));
-    let network = Network::new(shared.peers.clone(), own.node);
+    let network = Network::new(shared.peers.clone(), own.node, shared.state.subscribe());
     let raft = Raft::new(own.node, Arc::new(config), network, log, machine).await?;
     shared.raft.send_replace(Some(RaftSlot(raft.clone())));
     Ok(raft)
@@ -227,7 +292,7 @@ pub(super) fn belongs(config: &ClusterConfig, own: &Own) -> Result<(), ClusterEr
 
 /// openraft's knobs: the times are those of the log once there is one, so that all voters have the same.
 fn raft_config(config: &ClusterConfig, own: Option<&Own>) -> Result<Config, ClusterError> {
-    let formed = own.and_then(|own| own.record.as_ref()).map(|record| record.timing);
+    let formed = own.map(|own| own.timing);
     if formed.is_some_and(|formed| formed != config.timing) {
         tracing::warn!(
             "the election's times in the configuration differ from those the cluster formed with, which hold"

@@ -162,6 +162,32 @@ pub enum Command {
         /// The order.
         order: Order,
     },
+    /// The voters are about to change: from this entry on a generation needs a majority of those before and after.
+    /// The change itself is an entry of openraft's own. With the voters in force it takes an announcement back.
+    Change {
+        /// The voters after it.
+        to: BTreeSet<NodeId>,
+        /// The head that the next field speaks of.
+        generation: u64,
+        /// Members that said they hold all of that head, besides those that the log names.
+        holding: BTreeSet<NodeId>,
+        /// The term whose leader decided it: refused in any other.
+        term: u64,
+    },
+    /// A member that does not vote belongs to the cluster no more. Its id is never used again.
+    Expel {
+        /// The member.
+        node: NodeId,
+    },
+    /// A member is found elsewhere, or has another role.
+    Move {
+        /// The member.
+        node: NodeId,
+        /// Where its peers reach it.
+        address: String,
+        /// Its role.
+        role: Role,
+    },
 }
 
 /// What became of an entry when it was applied.
@@ -179,6 +205,8 @@ pub enum Response {
     Admitted(NodeId),
     /// A member that cannot be admitted: why.
     NotAdmitted(String),
+    /// The state does not allow a change of members: why.
+    Refused(String),
     /// The entry came before the cluster was formed.
     NoCluster,
     /// What became of an order.
@@ -193,4 +221,6 @@ pub(super) struct Own {
     pub(super) name: String,
     /// With founders only.
     pub(super) record: Option<FormationRecord>,
+    /// The election's times that the cluster formed with.
+    pub(super) timing: Timing,
 }

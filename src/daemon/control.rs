@@ -45,8 +45,9 @@ pub fn control(view: Arc<View>) -> Router {
         .route("/restore", post(restore))
         .route("/pause", post(pause))
         .route("/resume", post(resume))
-        .route("/switchover", post(switch))
         .route("/bootstrap", post(bootstrap))
+        .route("/switchover", post(switch))
+        .route("/remove", post(remove))
         .with_state(view)
 }
 
@@ -235,4 +236,18 @@ async fn switch(State(view): State<Arc<View>>, Json(order): Json<SwitchoverOrder
     let (steps, told) = mpsc::channel(8);
     tokio::spawn(switchover(view, order, steps));
     lines(told)
+}
+
+/// Names a member, in an order about it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Named {
+    /// Its name.
+    pub name: String,
+}
+
+async fn remove(
+    State(view): State<Arc<View>>,
+    Json(Named { name }): Json<Named>,
+) -> Result<Json<OrderOutcome>, ControlError> {
+    Ok(Json(view.cluster.order(Order::Remove { name }).await?))
 }

@@ -17,6 +17,7 @@ mod collect;
 mod first;
 mod http;
 mod listeners;
+mod membership;
 mod metrics;
 mod page;
 mod recovery;

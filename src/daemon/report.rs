@@ -11,8 +11,8 @@ use crate::daemon::config::Config;
 use crate::inventory::Observed;
 use crate::inventory::Unwatched;
 use crate::model::{
-    BootTime, ClusterState, LostQuorum, NodeReport, NodeState, Problem, Role, RootReport, Seed, Severity,
-    Standing, Successor,
+    BootTime, ClusterState, Instance, LostQuorum, NodeReport, NodeState, Problem, Role, RootReport, Seed,
+    Severity, Standing, Successor,
 };
 use crate::publish::PublishStatus;
 
@@ -27,6 +27,8 @@ pub struct Inputs<'a> {
     pub state: Option<&'a ClusterState>,
     /// What this process knows of the election.
     pub standing: &'a Standing,
+    /// Which life of this node speaks; none before it belongs to a cluster.
+    pub instance: Option<Instance>,
     /// The roots as they are.
     pub observed: &'a Observed,
     /// How far the head is applied.
@@ -55,6 +57,7 @@ pub fn report(inputs: &Inputs<'_>) -> NodeReport {
     problems.extend(formation_problems(inputs));
     let late = inputs.late_since.map_or(Duration::ZERO, |since| inputs.now.since(since));
     let faults = faults(inputs, late);
+    problems.extend(inputs.standing.notices.iter().cloned());
     NodeReport {
         name: inputs.config.node.name.clone(),
         address: inputs.config.address(),
@@ -70,6 +73,10 @@ pub fn report(inputs: &Inputs<'_>) -> NodeReport {
         held: Some(if manages { inputs.publish.held } else { 0 }),
         pending: Some(if manages { inputs.publish.pending } else { 0 }),
         holds: inputs.apply.holds,
+        instance: inputs.instance.clone().map(|instance| Instance {
+            holds: inputs.apply.holds_digest.map(|digest| digest.to_string()),
+            ..instance
+        }),
         priority: inputs.config.me().map_or(0, |me| me.priority),
         faults,
         roots: roots(inputs),
@@ -340,6 +347,7 @@ pub fn unheard(name: String, address: String, role: String) -> NodeReport {
         held: None,
         pending: None,
         holds: None,
+        instance: None,
         priority: 0,
         faults: Vec::new(),
         roots: Vec::new(),

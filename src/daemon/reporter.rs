@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::apply::ApplyStatus;
+use crate::cluster::Cluster;
 use crate::daemon::config::Config;
 use crate::daemon::report::{Inputs, report};
 use crate::inventory::Observed;
@@ -19,6 +20,7 @@ const AT_LEAST_EVERY: Duration = Duration::from_millis(500);
 /// What the rooms publish, followed.
 pub struct Reporter {
     pub(super) config: Arc<Config>,
+    pub(super) cluster: Cluster,
     pub(super) state: watch::Receiver<Option<Arc<ClusterState>>>,
     pub(super) standing: watch::Receiver<Standing>,
     pub(super) observed: watch::Receiver<Arc<Observed>>,
@@ -69,6 +71,7 @@ impl Reporter {
             config: &self.config,
             state: state.as_deref(),
             standing: &standing,
+            instance: self.cluster.instance(),
             observed: &observed,
             apply: &apply,
             publish: &publish,

@@ -12,7 +12,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 use crate::apply;
-use crate::cluster::{Cluster, ClusterConfig, ClusterError, ClusterTask, FirstScan, ListedNode, Timing};
+use crate::cluster::{
+    Cluster, ClusterConfig, ClusterError, ClusterTask, FirstScan, ListedNode, RETURN_AFTER, Timing,
+};
 use crate::daemon::artifacts::ArtifactsService;
 use crate::daemon::collect::collect;
 use crate::daemon::config::{Config, ConfigError, Drift};
@@ -231,6 +233,7 @@ impl Daemon {
         });
         let reporter = Reporter {
             config: Arc::clone(&config),
+            cluster: cluster.clone(),
             state: cluster.state(),
             standing: cluster.standing(),
             observed: inventory.observed(),
@@ -424,6 +427,7 @@ pub(super) fn cluster_config(config: &Config, db_path: PathBuf) -> ClusterConfig
             timeout: config.election.timeout,
             lease: config.election.lease,
         },
+        return_after: RETURN_AFTER,
         db_path,
     }
 }

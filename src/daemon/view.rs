@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use crate::apply::Restorer;
 use crate::cluster::Cluster;
 use crate::daemon::config::Config;
+use crate::daemon::membership;
 use crate::daemon::metrics::{Metrics, MetricsError, Snapshot};
 use crate::daemon::report::unheard;
 use crate::daemon::status::{Health, HistoryRow, QuarantineRow, StatusReport, time_text};
@@ -23,7 +24,7 @@ use crate::rpc::Peers;
 use crate::store::{QuarantineItem, Store, StoreError};
 
 /// A node that was not heard for this long is unreachable: six questions that went unanswered.
-const UNHEARD: Duration = Duration::from_secs(3);
+pub(super) const UNHEARD: Duration = Duration::from_secs(3);
 
 /// Problems whose messages speak of nodes and roots, never of artifacts.
 const NAMES_NO_PATH: &[&str] = &[
@@ -135,7 +136,8 @@ impl View {
             }
             let rows = report.nodes.iter_mut().flat_map(|row| row.problems.iter_mut());
             for problem in report.problems.iter_mut().chain(rows) {
-                if !NAMES_NO_PATH.contains(&problem.code.as_str()) {
+                let code = problem.code.as_str();
+                if !NAMES_NO_PATH.contains(&code) && !membership::CODES.contains(&code) {
                     problem.path = None;
                     problem.message = "see `syncd status` on the host: paths are not shown here".to_owned();
                 }
@@ -196,19 +198,23 @@ impl View {
         manager: Option<&String>,
         state: Option<&ClusterState>,
     ) -> Vec<Problem> {
-        let mut problems = Vec::new();
+        let mut problems = membership::problems(&self.config, state, nodes);
         for row in nodes.iter().filter(|row| row.state == NodeState::Unreachable) {
             let since = row.last_seen_seconds.map_or_else(
                 || "was never heard since this daemon started".to_owned(),
                 |seconds| format!("was last heard {seconds:.0} s ago"),
             );
+            let heard = self.heard.borrow().clone();
+            let instead = membership::speaks_from(row, &self.config, &heard, BootTime::now())
+                .map(|other| format!("; {other}"))
+                .unwrap_or_default();
             problems.push(Problem {
                 severity: Severity::Warning,
                 code: "unreachable".to_owned(),
                 node: Some(row.name.clone()),
                 root: None,
                 path: None,
-                message: format!("{} at {} {since}", row.name, row.address),
+                message: format!("{} at {} {since}{instead}", row.name, row.address),
                 remedy: format!("see `systemctl status syncd` on {}, and whether its port is open", row.name),
             });
         }

@@ -159,8 +159,10 @@ pub struct ClusterState {
     pub applied_index: u64,
     /// Everyone that was admitted.
     pub members: BTreeMap<NodeId, Member>,
-    /// Those whose votes count now.
+    /// Those whose votes count now; while they change, those before the change.
     pub voters: BTreeSet<NodeId>,
+    /// The voters after the change that is under way: until it is done a generation needs a majority of both.
+    pub changing: Option<BTreeSet<NodeId>>,
     /// Where the first generation comes from.
     pub seed: Seed,
     /// The manager in office.
@@ -211,6 +213,7 @@ impl ClusterState {
             applied_index: 0,
             members,
             voters,
+            changing: None,
             seed,
             appointment: None,
             head: None,
@@ -259,9 +262,16 @@ impl ClusterState {
         self.generation().max(self.lineage.used_generation).checked_add(1)
     }
 
-    /// Whether `nodes` hold a majority of the voters.
+    /// Whether `nodes` hold a majority of the voters, and of those to come while the voters change.
     #[must_use]
     pub fn is_majority(&self, nodes: &BTreeSet<NodeId>) -> bool {
-        2 * self.voters.intersection(nodes).count() > self.voters.len()
+        let changing = self.changing.as_ref().is_none_or(|after| is_majority_of(after, nodes));
+        changing && is_majority_of(&self.voters, nodes)
     }
+}
+
+/// Whether `nodes` hold more than half of `voters`.
+#[must_use]
+pub fn is_majority_of(voters: &BTreeSet<NodeId>, nodes: &BTreeSet<NodeId>) -> bool {
+    2 * voters.intersection(nodes).count() > voters.len()
 }

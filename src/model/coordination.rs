@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::model::{
-    BootTime, ClusterId, ClusterState, Digest, Epoch, NodeId, Order, OrderError, OrderOutcome,
+    BootTime, ClusterId, ClusterState, Digest, Epoch, NodeId, Order, OrderError, OrderOutcome, Problem,
 };
 
 /// A generation that is held by a majority, offered to the log.
@@ -95,6 +95,8 @@ pub struct Standing {
     pub lost_quorum: Option<LostQuorum>,
     /// A cluster that was recovered in the place of this node's own.
     pub successor: Option<Successor>,
+    /// Problems of this node's membership.
+    pub notices: Vec<Problem>,
 }
 
 /// The voters while no leader with a quorum is heard, as this node reaches them.

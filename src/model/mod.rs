@@ -23,7 +23,7 @@ pub use causes::with_causes;
 pub use clock::{BootTime, unix_ms};
 pub use cluster::{
     Appointment, Awaited, ClusterId, ClusterState, FirstContent, Head, Lineage, Member, NodeId, Pause, Role,
-    Seed, Switchover,
+    Seed, Switchover, is_majority_of,
 };
 pub use coordination::{
     Commit, CommitOutcome, CommitRefusal, Coordinator, Lease, LostQuorum, Standing, Successor, UnknownOutcome,
@@ -35,5 +35,5 @@ pub use manifest::{Difference, Entry, Manifest, ManifestError};
 pub use order::{Order, OrderError, OrderId, OrderOutcome, Refusal};
 pub use outlook::{Intent, Outlook, OutlookAsked, OutlookHandle, Stands};
 pub use path::{ArtifactPath, NAME_BYTES_MAX, PATH_BYTES_MAX, PATH_DEPTH_MAX, PathError};
-pub use report::{Heard, HeardReport, NodeReport, NodeState, Problem, RootReport, Severity};
+pub use report::{Heard, HeardReport, Instance, NodeReport, NodeState, Problem, RootReport, Severity};
 pub use rules::{RootRules, Rules};

@@ -14,6 +14,11 @@ pub enum Order {
         /// The other's name; none asks the leader to choose.
         to: Option<String>,
     },
+    /// A member belongs to the cluster no more.
+    Remove {
+        /// Its name.
+        name: String,
+    },
 }
 
 /// Tells an order from every other; drawn by whoever takes it from a person. An order that is repeated because its

@@ -90,6 +90,21 @@ pub struct RootReport {
     pub digest: Option<String>,
 }
 
+/// Which life of a node speaks: its peers tell a lost, copied or set back data folder by it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Instance {
+    /// Its internal id.
+    pub node: crate::model::NodeId,
+    /// Drawn by its process.
+    pub process: u64,
+    /// How often a process started on its data folder.
+    pub starts: u64,
+    /// The last log entry that it applied.
+    pub applied: u64,
+    /// The digest of the generation that [`NodeReport::holds`] numbers, 64 hexadecimal digits.
+    pub holds: Option<String>,
+}
+
 /// One node: the row that it sends to its peers and that every node's status shows.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NodeReport {
@@ -121,6 +136,9 @@ pub struct NodeReport {
     pub pending: Option<u64>,
     /// The newest generation whose content it holds whole in its store.
     pub holds: Option<u64>,
+    /// Which life of it speaks; none before it belongs to a cluster.
+    #[serde(default)]
+    pub instance: Option<Instance>,
     /// Preference as manager.
     pub priority: i64,
     /// What would take it out of the load balancer, each as `code: reason`; empty when it is fit.

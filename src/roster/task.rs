@@ -91,6 +91,7 @@ impl RosterTask {
     /// Asks until `stop`. A peer that does not answer is asked again; nothing ends this task but `stop`.
     pub async fn run(self, stop: CancellationToken) {
         let mut state = self.roster.state.clone();
+        let mut identity = self.peers.identity().watch();
         let mut askers: BTreeMap<NodeId, (String, CancellationToken)> = BTreeMap::new();
         let mut tasks = JoinSet::new();
         loop {
@@ -128,6 +129,7 @@ impl RosterTask {
             tokio::select! {
                 () = stop.cancelled() => break,
                 changed = state.changed() => if changed.is_err() { break },
+                changed = identity.changed() => if changed.is_err() { break },
                 Some(_) = tasks.join_next() => {}
             }
         }

@@ -12,8 +12,12 @@ use crate::model::NodeId;
 use crate::rpc::identity::{CLUSTER, FROM, Identity, TO};
 
 /// Calls of nodes that need not know each other yet.
-const OPEN: [&str; 3] =
-    ["/syncd.v1.Coordination/Hello", "/syncd.v1.Coordination/Form", "/syncd.v1.Coordination/Join"];
+const OPEN: [&str; 4] = [
+    "/syncd.v1.Coordination/Hello",
+    "/syncd.v1.Coordination/Form",
+    "/syncd.v1.Coordination/Present",
+    "/syncd.v1.Coordination/Join",
+];
 
 /// Who calls, as the call says itself; in the extensions of every request that passed the check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

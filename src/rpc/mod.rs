@@ -1,7 +1,7 @@
 //! Channels to peers, and the server that peers call.
 //!
-//! Owns connections, their limits, encryption, and the check of who calls whom: every call but Hello, Form and Join
-//! names the cluster, the caller and the node it is meant for, and a call that names another cluster or another node is
+//! Owns connections, their limits, encryption, and the check of who calls whom: every call but Hello, Form, Present and
+//! Join names the cluster, the caller and the node it is meant for, and a call that names another cluster or another node is
 //! refused before its message is looked at. Everything a peer controls has a limit here: handshake time, connections,
 //! streams, header and message sizes, time. Leaves the meaning of the calls to the features.
 

@@ -10,11 +10,11 @@ use crate::model::{
 const LEASE: Duration = Duration::from_millis(1200);
 const PROCESS: u64 = 77;
 
-pub(super) fn ms(at: u64) -> BootTime {
+pub(in crate::cluster) fn ms(at: u64) -> BootTime {
     BootTime::at(at * 1_000_000)
 }
 
-pub(super) fn state(candidates: u64) -> ClusterState {
+pub(in crate::cluster) fn state(candidates: u64) -> ClusterState {
     let member = |id: u64| Member {
         name: format!("gw{id}"),
         address: String::new(),
@@ -26,7 +26,7 @@ pub(super) fn state(candidates: u64) -> ClusterState {
     ClusterState { applied_index: 3, ..state }
 }
 
-pub(super) fn report(id: NodeId) -> NodeReport {
+pub(in crate::cluster) fn report(id: NodeId) -> NodeReport {
     NodeReport {
         name: format!("gw{id}"),
         address: String::new(),
@@ -42,6 +42,7 @@ pub(super) fn report(id: NodeId) -> NodeReport {
         held: None,
         pending: None,
         holds: None,
+        instance: None,
         priority: 0,
         faults: Vec::new(),
         roots: Vec::new(),

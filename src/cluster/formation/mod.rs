@@ -23,11 +23,11 @@ use crate::cluster::formation::plan::{Here, Step};
 use crate::cluster::greet::{Heard, greet};
 use crate::cluster::log_store::blocking;
 use crate::cluster::record::{self, Kind};
-use crate::cluster::shared::{FormOrder, ListedNode, Shared};
+use crate::cluster::shared::{DUPLICATE, FormOrder, ListedNode, Shared};
 use crate::cluster::task;
-use crate::cluster::types::{FormationRecord, Founder, Own, Raft};
+use crate::cluster::types::{FormationRecord, Founder, Own, Raft, Timing};
 use crate::crash;
-use crate::model::{ClusterId, Member, NodeId};
+use crate::model::{ClusterId, Member, NodeId, Problem, Severity};
 use crate::rpc;
 use crate::wire::proto::{FormRequest, JoinRequest};
 
@@ -110,7 +110,7 @@ impl Formation {
         let Some(heard) = stop.run_until_cancelled(self.greet()).await else { return Ok(()) };
         let here = Here {
             config: &self.shared.config,
-            incarnation: self.shared.incarnation,
+            incarnation: *self.shared.incarnation.borrow(),
             own: self.own.as_ref(),
             scan: self.shared.first_scan.borrow().clone(),
             wishes: self.shared.wishes(),
@@ -167,6 +167,7 @@ impl Formation {
             cluster: record.cluster,
             node,
             name: self.shared.config.node_name.clone(),
+            timing: record.timing,
             record: Some(record),
         };
         if self.own.as_ref() == Some(&own) {
@@ -195,9 +196,8 @@ impl Formation {
     /// A record came from its writer.
     async fn store_for(&mut self, record: FormationRecord) -> Result<Result<(), String>, ClusterError> {
         let scan = self.shared.first_scan.borrow().clone();
-        if let Err(why) =
-            plan::acceptable(&self.shared.config, self.shared.incarnation, scan.as_ref(), &record)
-        {
+        let incarnation = *self.shared.incarnation.borrow();
+        if let Err(why) = plan::acceptable(&self.shared.config, incarnation, scan.as_ref(), &record) {
             return Ok(Err(why));
         }
         if let Err(why) = self.without_whom(&record).await {
@@ -292,9 +292,19 @@ impl Formation {
         match stop.run_until_cancelled(self.ask_members(addresses)).await {
             None => Ok(()),
             Some(Ok(own)) => self.joined(own).await,
-            Some(Err(why)) => {
+            Some(Err(Refused { why, code })) => {
                 self.ask_after = Instant::now() + self.patience;
                 self.patience = (self.patience * 2).min(PATIENCE_MAX);
+                let duplicate = (code == DUPLICATE).then(|| {
+                    let remedy = format!(
+                        "two hosts call themselves {}: correct node.name on one of them; or stop the one that is not \
+                         meant, the other takes its place after {} s",
+                        self.shared.config.node_name,
+                        self.shared.config.return_after.as_secs()
+                    );
+                    Problem::new(Severity::Critical, DUPLICATE, why.clone(), remedy)
+                });
+                self.shared.note(DUPLICATE, duplicate);
                 self.shared.wait_for(Some(format!("admission to the cluster: {why}")));
                 Ok(())
             }
@@ -302,16 +312,17 @@ impl Formation {
     }
 
     /// Asks members for admission, going where they say that the leader is; why not, when none admits it.
-    async fn ask_members(&self, addresses: Vec<String>) -> Result<Own, String> {
+    async fn ask_members(&self, addresses: Vec<String>) -> Result<Own, Refused> {
         let config = &self.shared.config;
         let request = JoinRequest {
             cluster_name: config.cluster_name.clone(),
             node_name: config.node_name.clone(),
             address: config.address.clone(),
             role: config.role.to_string(),
-            incarnation: bytes::Bytes::copy_from_slice(&self.shared.incarnation),
+            incarnation: bytes::Bytes::copy_from_slice(&*self.shared.incarnation.borrow()),
         };
         let mut why = Vec::new();
+        let mut code = String::new();
         for member in addresses {
             let mut address = member;
             // One hop: a member that names a leader which names another is out of date; the next look asks anew.
@@ -323,16 +334,24 @@ impl Formation {
                 match answer {
                     Ok(reply) if !reply.leader_address.is_empty() => address = reply.leader_address,
                     Ok(reply) if !reply.refused.is_empty() => {
+                        code = reply.code;
                         why.push(format!("{address}: {}", reply.refused));
                         break;
                     }
                     Ok(reply) => {
                         let Ok(cluster) = reply.cluster_id.as_ref().try_into() else { break };
+                        let millis = Duration::from_millis;
+                        let timing = reply.times.map_or(config.timing, |times| Timing {
+                            heartbeat: millis(times.heartbeat_ms),
+                            timeout: millis(times.timeout_ms),
+                            lease: millis(times.lease_ms),
+                        });
                         return Ok(Own {
                             cluster: ClusterId(cluster),
                             node: reply.node_id,
                             name: config.node_name.clone(),
                             record: None,
+                            timing,
                         });
                     }
                     Err(status) => {
@@ -343,15 +362,27 @@ impl Formation {
             }
         }
         why.dedup();
-        Err(why.join("; "))
+        Err(Refused { why: why.join("; "), code })
     }
 
     async fn joined(&mut self, own: Own) -> Result<(), ClusterError> {
+        if let Some(raft) = self.raft.take() {
+            // A record that never came to a log gives way to a cluster that has one.
+            self.shared.raft.send_replace(None);
+            task::shut_down(&raft).await;
+        }
         let (db, stored) = (Arc::clone(&self.db), own.clone());
         if blocking(move || db.adopt(&stored)).await? {
+            self.shared.note(DUPLICATE, None);
             tracing::info!(cluster = %own.cluster, node = own.node, "joined the cluster");
             self.start(own).await?;
         }
         Ok(())
     }
+}
+
+/// Why no member admitted this node, and the code of the problem if it is one.
+struct Refused {
+    why: String,
+    code: String,
 }

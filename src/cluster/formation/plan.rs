@@ -215,16 +215,7 @@ fn meet(here: &Here<'_>, formed: &[(&ListedNode, &Greeting)]) -> Step {
     {
         return Step::Follow;
     }
-    if !here.config.role.votes() {
-        return Step::Join(formed.iter().map(|(node, _)| node.address.clone()).collect());
-    }
-    Step::Wait(format!(
-        "the cluster has formed ({}) and this node, listed as a {}, has no log: its data folder was lost, or it was \
-         listed later. Admitting a voter again is not in this version: give the node its former data folder back, or \
-         list it as a worker under another name",
-        names(formed.iter().map(|(node, _)| *node)),
-        here.config.role,
-    ))
+    Step::Join(formed.iter().map(|(node, _)| node.address.clone()).collect())
 }
 
 /// No log anywhere: this node votes, and all `voters` must be here and empty. `complete`: none was left out.

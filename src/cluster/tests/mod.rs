@@ -1,6 +1,7 @@
 //! Several nodes in one process over real loopback connections, each with a data folder of its own.
 
 mod formation;
+mod members;
 mod office;
 
 use std::collections::BTreeSet;
@@ -16,8 +17,8 @@ use tonic::service::Routes;
 
 use crate::cluster::{Cluster, ClusterConfig, ClusterError, FirstScan, ListedNode, Timing};
 use crate::model::{
-    BootTime, ClusterState, Commit, Coordinator, Digest, FirstContent, Heard, HeardReport, Lease, NodeId,
-    NodeReport, NodeState, Role,
+    BootTime, ClusterState, Commit, Coordinator, Digest, FirstContent, Heard, HeardReport, Instance, Lease,
+    NodeId, NodeReport, NodeState, Role,
 };
 use crate::rpc::{Identity, Peers, serve};
 
@@ -60,6 +61,7 @@ fn report(name: &str, role: Role) -> NodeReport {
         held: None,
         pending: None,
         holds: Some(0),
+        instance: None,
         priority: 0,
         faults: Vec::new(),
         roots: Vec::new(),
@@ -102,6 +104,7 @@ impl Net {
                 timeout: Duration::from_millis(600),
                 lease: Duration::from_millis(1200),
             },
+            return_after: Duration::from_secs(2),
             db_path: data,
         };
         let nothing = FirstContent { digest: Digest([0; 32]), files: 0 };
@@ -141,9 +144,13 @@ impl Net {
         let server = tokio::spawn(async move { serving.await.unwrap() });
         let task = tokio::spawn(task.run(stop.clone()));
         // Reports go round as the roster would carry them, while the node runs.
-        let (heard, own, ended) = (Arc::clone(&self.heard), node.report.subscribe(), stop.clone());
+        let (heard, own, ended) = (Arc::clone(&self.heard), node.report.clone(), stop.clone());
+        let speaks = cluster.clone();
         tokio::spawn(async move {
             while !ended.is_cancelled() {
+                let digest = Digest([3; 32]).to_string();
+                let instance = speaks.instance().map(|life| Instance { holds: Some(digest), ..life });
+                own.send_modify(|report| Arc::make_mut(report).instance = instance);
                 let report = own.borrow().as_ref().clone();
                 heard.send_modify(|heard| {
                     let at = BootTime::now();

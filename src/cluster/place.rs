@@ -1,0 +1,400 @@
+//! A node's place in its cluster: that it is still its own, at this address, with the data folder that the others know.
+//!
+//! Every node remembers the most that it heard of each other: how often it started, and how far its log was applied. A
+//! node with a log presents itself to the others before its log runs: whoever knows more of it than it does itself has
+//! met a later state of its data folder, so that one was set back and must not vote. Once a majority of the voters has
+//! answered, which the log needs anyway, it goes on. A node that loses its leader presents itself again: it may have
+//! been removed meanwhile. Where it says that it is, the leader takes over.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use crate::cluster::db::{Keep, RaftDb, SEEN};
+use crate::cluster::error::ClusterError;
+use crate::cluster::log_store::blocking;
+use crate::cluster::members::MemberRequest;
+use crate::cluster::service::newcomer;
+use crate::cluster::shared::Shared;
+use crate::cluster::state::is_removed;
+use crate::cluster::types::Own;
+use crate::model::{ClusterState, Heard, NodeId, Problem, Severity, is_majority_of};
+use crate::rpc;
+use crate::wire::proto::{HelloReply, HelloRequest, JoinRequest, PresentReply, PresentRequest};
+
+/// It is no member any more.
+pub(super) const REMOVED: &str = "removed";
+/// Its data folder was set back.
+pub(super) const ROLLED_BACK: &str = "rolled-back";
+/// Its data folder runs elsewhere, too.
+pub(super) const CLONED: &str = "cloned";
+
+/// One peer's answer; it may look for somebody else meanwhile.
+const PRESENT_MAX: Duration = Duration::from_millis(2500);
+/// How long a peer looks who answers at a member's address.
+const PROBE_MAX: Duration = Duration::from_secs(1);
+/// Between two rounds before the log runs.
+const AGAIN: Duration = Duration::from_millis(300);
+/// A follower's word is enough after this: the voters that this node knows may all be gone.
+const FOLLOWED_AFTER: Duration = Duration::from_secs(3);
+/// A node that runs and was without a leader for this long asks whether it is a member still.
+const LONELY: Duration = Duration::from_secs(2);
+/// How often what was heard is looked through, and how often it is stored.
+const REMEMBER_EVERY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
+/// A clone tries again and again; one that is not heard for this long is gone.
+const CLONE_GONE: Duration = Duration::from_secs(10);
+
+/// The most that was heard of a member.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Seen {
+    pub(super) starts: u64,
+    pub(super) applied: u64,
+}
+
+/// The most that was heard of each member; bounded by their number.
+pub(super) type AllSeen = BTreeMap<NodeId, Seen>;
+
+/// What came of presenting this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// The log may run.
+    Kept,
+    /// It is no member any more.
+    Removed,
+    /// Its data folder was set back: it needs another place.
+    SetBack,
+}
+
+/// Whether what a node says of itself is less than what was heard of it.
+fn is_set_back(seen: Seen, starts: u64, log_index: u64) -> bool {
+    starts < seen.starts || log_index < seen.applied
+}
+
+/// Who answers at an address.
+async fn probe(shared: &Shared, address: &str) -> Option<HelloReply> {
+    let request = HelloRequest {
+        cluster_name: shared.config.cluster_name.clone(),
+        node_name: shared.config.node_name.clone(),
+    };
+    let mut client = shared.peers.coordination(None, address).ok()?;
+    rpc::within(PROBE_MAX, client.hello(request)).await.ok()
+}
+
+/// Answers a member that presents itself: what this node knows of it.
+pub(super) async fn answer(
+    shared: &Shared,
+    request: PresentRequest,
+    from: Option<SocketAddr>,
+) -> Result<PresentReply, Status> {
+    let (own, state) = (shared.own.borrow().clone(), shared.state.borrow().clone());
+    let (Some(own), Some(state)) = (own, state) else { return Ok(PresentReply::default()) };
+    if request.cluster_id != own.cluster.0[..] {
+        return Ok(PresentReply::default());
+    }
+    let follows = shared.standing.borrow().confirmed;
+    let known = PresentReply { node_id: own.node, known: true, follows, ..PresentReply::default() };
+    let problem = |code: &str, why: String| Ok(PresentReply { code: code.to_owned(), why, ..known.clone() });
+    let id = request.node_id;
+    if is_removed(&state, id) {
+        return problem(REMOVED, "this node was removed from its cluster; it touches no file".to_owned());
+    }
+    // One that this node's log does not name yet.
+    let Some(member) = state.members.get(&id) else { return Ok(PresentReply::default()) };
+    let presented = newcomer(JoinRequest {
+        node_name: member.name.clone(),
+        address: request.address,
+        role: request.role,
+        incarnation: bytes::Bytes::copy_from_slice(&member.incarnation),
+        ..JoinRequest::default()
+    });
+    let presented = presented.map_err(Status::invalid_argument)?;
+    let is_elsewhere = |other: HelloReply| {
+        other.cluster_id == own.cluster.0[..] && other.node_id == id && other.process != request.process
+    };
+    if probe(shared, &member.address).await.is_some_and(is_elsewhere) {
+        let host = from.map_or_else(String::new, |from| format!(" (speaking from {})", from.ip()));
+        let why = format!(
+            "the data folder of {} runs twice: at {} and at {}{host}",
+            member.name, member.address, presented.address
+        );
+        *shared.clone_seen() = Some(Instant::now());
+        let remedy = format!("stop the daemon on the host that is not meant to be {}", member.name);
+        shared.note(CLONED, Some(Problem::new(Severity::Critical, CLONED, why.clone(), remedy)));
+        return problem(CLONED, why);
+    }
+    let seen = shared.all_seen().get(&id).copied().unwrap_or_default();
+    if is_set_back(seen, request.starts, request.log_index) {
+        let why = format!(
+            "the data folder of {} was set back: it is at start {} and log entry {}, and was heard at start {} and \
+             log entry {}",
+            member.name, request.starts, request.log_index, seen.starts, seen.applied
+        );
+        return problem(ROLLED_BACK, why);
+    }
+    let has_moved = member.address != presented.address || member.role != presented.role;
+    if has_moved && shared.serving.borrow().is_some() {
+        // Dropped when too much waits: it presents itself again until it is so.
+        drop(shared.members.try_send(MemberRequest::Move(id, presented)));
+    }
+    Ok(known)
+}
+
+/// Says to all others who and where this node is; what they answered, until it is `enough`.
+async fn present(
+    shared: &Shared,
+    own: &Own,
+    log_index: u64,
+    enough: impl Fn(&[PresentReply]) -> bool,
+) -> Vec<PresentReply> {
+    let config = &shared.config;
+    let state = shared.state.borrow().clone();
+    let members = state.iter().flat_map(|state| &state.members).filter(|(id, _)| **id != own.node);
+    let mut addresses: BTreeSet<String> = members.map(|(_, member)| member.address.clone()).collect();
+    let listed = config.listed.iter().filter(|node| node.name != config.node_name);
+    addresses.extend(listed.map(|node| node.address.clone()));
+    addresses.remove(&config.address);
+    let request = PresentRequest {
+        cluster_id: bytes::Bytes::copy_from_slice(&own.cluster.0),
+        node_id: own.node,
+        address: config.address.clone(),
+        role: config.role.to_string(),
+        process: shared.process,
+        starts: shared.starts,
+        log_index,
+    };
+    let mut asked: FuturesUnordered<_> = addresses
+        .into_iter()
+        .map(|address| {
+            let request = request.clone();
+            async move {
+                let mut client = shared.peers.coordination(None, &address).ok()?;
+                rpc::within(PRESENT_MAX, client.present(request)).await.ok()
+            }
+        })
+        .collect();
+    let mut replies = Vec::new();
+    while let Some(reply) = asked.next().await {
+        replies.extend(reply);
+        if enough(&replies) {
+            break;
+        }
+    }
+    replies
+}
+
+/// Presents this node until its log may run, or never may; none when `stop` came first.
+pub(super) async fn keep(
+    shared: &Shared,
+    db: &Arc<RaftDb>,
+    own: &Own,
+    stop: &CancellationToken,
+) -> Result<Option<Place>, ClusterError> {
+    let last = {
+        let db = Arc::clone(db);
+        blocking(move || db.last_index()).await?
+    };
+    let begun = Instant::now();
+    loop {
+        let state = shared.state.borrow().clone();
+        let enough = |replies: &[PresentReply]| may_run(state.as_deref(), own.node, replies, begun.elapsed());
+        let Some(replies) = stop.run_until_cancelled(present(shared, own, last, enough)).await else {
+            return Ok(None);
+        };
+        if let Some(place) = judged(shared, &replies) {
+            return Ok(Some(place));
+        }
+        let cloned = replies.iter().any(|reply| reply.code == CLONED);
+        if !cloned && may_run(state.as_deref(), own.node, &replies, begun.elapsed()) {
+            shared.wait_for(None);
+            return Ok(Some(Place::Kept));
+        }
+        shared.wait_for(Some(missing(state.as_deref(), own.node, &replies, cloned)));
+        if stop.run_until_cancelled(tokio::time::sleep(AGAIN)).await.is_none() {
+            return Ok(None);
+        }
+    }
+}
+
+/// Says what the others know of this node; a place when there is nothing to wait for.
+fn judged(shared: &Shared, replies: &[PresentReply]) -> Option<Place> {
+    let says = |code: &str| replies.iter().find(|reply| reply.code == code);
+    let name = &shared.config.node_name;
+    let problem = |code, reply: &PresentReply, remedy: String| {
+        Some(Problem::new(Severity::Critical, code, reply.why.clone(), remedy))
+    };
+    shared.note(
+        CLONED,
+        says(CLONED).and_then(|reply| {
+            let remedy = format!(
+                "stop the daemon on the host that is not meant to be {name}, and remove its data folder there"
+            );
+            problem(CLONED, reply, remedy)
+        }),
+    );
+    if let Some(reply) = says(REMOVED) {
+        tracing::error!(why = reply.why, "this node was removed from its cluster");
+        let remedy = "if it is to come back: `syncd recover --rejoin`, or stop it and remove its data folder; else stop it";
+        shared.note(REMOVED, problem(REMOVED, reply, remedy.to_owned()));
+        return Some(Place::Removed);
+    }
+    // Whose data folder runs elsewhere is not set back: the copy is older than what runs.
+    if says(CLONED).is_some() {
+        return None;
+    }
+    let reply = says(ROLLED_BACK)?;
+    tracing::error!(
+        why = reply.why,
+        "this node's data folder was set back: it votes no more under its former id"
+    );
+    let remedy = "none is needed: it rejoins by itself under a new id, as after a lost disk, and fetches what it lacks";
+    shared.note(ROLLED_BACK, problem(ROLLED_BACK, reply, remedy.to_owned()));
+    Some(Place::SetBack)
+}
+
+/// Whether enough of the others know this node as it is.
+fn may_run(state: Option<&ClusterState>, me: NodeId, replies: &[PresentReply], waited: Duration) -> bool {
+    // It was admitted, and the log has not come yet: there is nothing that could be set back.
+    let Some(state) = state else { return true };
+    let mut knowing: BTreeSet<NodeId> = replies
+        .iter()
+        .filter(|reply| reply.known && reply.code.is_empty())
+        .map(|reply| reply.node_id)
+        .collect();
+    if !state.voters.contains(&me) {
+        return !knowing.is_empty();
+    }
+    let followed = replies.iter().any(|reply| reply.known && reply.follows);
+    knowing.insert(me);
+    is_majority_of(&state.voters, &knowing) || (followed && waited >= FOLLOWED_AFTER)
+}
+
+fn missing(state: Option<&ClusterState>, me: NodeId, replies: &[PresentReply], cloned: bool) -> String {
+    if cloned {
+        return "the host on which this node's data folder runs already".to_owned();
+    }
+    let answered = |id: NodeId| replies.iter().any(|reply| reply.known && reply.node_id == id);
+    let silent: Vec<String> = state
+        .iter()
+        .flat_map(|state| state.voters.iter().filter_map(|id| Some((*id, state.members.get(id)?))))
+        .filter(|(id, _)| *id != me && !answered(*id))
+        .map(|(_, member)| format!("{} at {}", member.name, member.address))
+        .collect();
+    format!("a majority of the voters; not heard yet: {}; the gateways serve on", silent.join(", "))
+}
+
+/// Follows whether this node is a member still, until `stop`; then it says so and ends `running`.
+pub(super) async fn watch(shared: Arc<Shared>, own: Own, running: CancellationToken) {
+    let mut tick = tokio::time::interval(LONELY);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    tick.tick().await;
+    loop {
+        tokio::select! {
+            () = running.cancelled() => return,
+            _ = tick.tick() => {}
+        }
+        let confirmed = shared.standing.borrow().confirmed;
+        let member = shared.state.borrow().as_ref().and_then(|state| state.members.get(&own.node).cloned());
+        let is_at_home = member.is_none_or(|member| {
+            member.address == shared.config.address && member.role == shared.config.role
+        });
+        if confirmed && is_at_home {
+            continue;
+        }
+        // Its log runs, so it can't be set back; it may only have gone.
+        let Some(replies) = running.run_until_cancelled(present(&shared, &own, u64::MAX, |_| false)).await
+        else {
+            return;
+        };
+        if judged(&shared, &replies) == Some(Place::Removed) {
+            running.cancel();
+        }
+    }
+}
+
+/// Remembers the most that is heard of each member, until `stop`.
+pub(super) async fn remember(
+    shared: Arc<Shared>,
+    db: Arc<RaftDb>,
+    stop: CancellationToken,
+) -> Result<(), ClusterError> {
+    let mut tick = tokio::time::interval(REMEMBER_EVERY.0);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut stored = (Instant::now(), shared.all_seen().clone());
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            _ = tick.tick() => {}
+        }
+        let (heard, state) = (shared.heard.borrow().clone(), shared.state.borrow().clone());
+        let Some(state) = state else { continue };
+        let seen = {
+            let mut seen = shared.all_seen();
+            learn(&mut seen, &heard, &state);
+            seen.clone()
+        };
+        if seen != stored.1 && stored.0.elapsed() >= REMEMBER_EVERY.1 {
+            stored = (Instant::now(), seen.clone());
+            let db = Arc::clone(&db);
+            blocking(move || db.write(Keep::Later, |writer| writer.put(SEEN, &seen))).await?;
+        }
+        if shared.clone_seen().is_some_and(|at| at.elapsed() >= CLONE_GONE) {
+            *shared.clone_seen() = None;
+            shared.note(CLONED, None);
+        }
+    }
+}
+
+fn learn(seen: &mut AllSeen, heard: &Heard, state: &ClusterState) {
+    for instance in heard.values().filter_map(|heard| heard.report.instance.as_ref()) {
+        let known = seen.entry(instance.node).or_default();
+        known.starts = known.starts.max(instance.starts);
+        // No more than this node knows to be committed: a peer's word must not bar another for ever.
+        known.applied = known.applied.max(instance.applied.min(state.applied_index));
+    }
+    seen.retain(|id, _| state.members.contains_key(id));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reply(node_id: NodeId, code: &str) -> PresentReply {
+        PresentReply { node_id, known: true, code: code.to_owned(), ..PresentReply::default() }
+    }
+
+    #[test]
+    fn less_than_was_heard_is_set_back() {
+        let seen = Seen { starts: 4, applied: 100 };
+        for (starts, index, expected) in [(5, 100, false), (5, 120, false), (3, 120, true), (5, 99, true)] {
+            assert_eq!(is_set_back(seen, starts, index), expected, "{starts} {index}");
+        }
+        assert!(!is_set_back(Seen::default(), 1, 0));
+    }
+
+    #[test]
+    fn a_voter_runs_once_a_majority_knows_it() {
+        let state = crate::cluster::appoint::tests::state(3);
+        let may = |me, replies: &[PresentReply], secs| {
+            may_run(Some(&state), me, replies, Duration::from_secs(secs))
+        };
+        assert!(!may(1, &[], 100));
+        assert!(may(1, &[reply(2, "")], 0));
+        assert!(!may(1, &[PresentReply { known: false, ..reply(2, "") }], 100));
+        assert!(!may(1, &[reply(70, "")], 0), "no voter that it knows");
+        assert!(
+            may(1, &[PresentReply { follows: true, ..reply(70, "") }], 4),
+            "but one that follows a leader"
+        );
+        assert!(may(9, &[reply(2, "")], 0), "a worker");
+        assert!(!may(9, &[], 100));
+        assert!(may_run(None, 9, &[], Duration::ZERO));
+    }
+}

@@ -1,0 +1,172 @@
+//! Members that are lost, come back, are removed and added, with real daemons.
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::Duration;
+
+use support::{THREE, TestCluster, has_problem, row, tree};
+
+/// From a lost data folder to a voter again: 10 s of silence, then some steps.
+const BACK: Duration = Duration::from_secs(60);
+
+/// Every file below a folder with its inode and its modification time.
+fn traces(root: &Path) -> BTreeMap<String, (u64, i64, i64)> {
+    let mut found = BTreeMap::new();
+    let mut folders = vec![root.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap() {
+            let entry = entry.unwrap();
+            let meta = entry.metadata().unwrap();
+            if entry.file_name() == ".syncd" {
+                continue;
+            }
+            if meta.is_dir() {
+                folders.push(entry.path());
+            }
+            if meta.is_file() {
+                let path = entry.path().strip_prefix(root).unwrap().display().to_string();
+                found.insert(path, (meta.ino(), meta.mtime(), meta.mtime_nsec()));
+            }
+        }
+    }
+    found
+}
+
+/// Waits until a node's own status names itself without a problem that bars it, at the head.
+fn wait_back(cluster: &TestCluster, node: usize) {
+    let name = cluster.nodes[node].name.clone();
+    cluster.wait(&format!("{name} at the head again"), BACK, || {
+        let Some(status) = cluster.status(node) else { return false };
+        let at_head = row(&status, &name).is_some_and(|row| {
+            row["generation"] == status["generation"] && row["digest"] == status["digest"]
+        });
+        at_head && status["generation"].as_u64() > Some(0)
+    });
+}
+
+/// How many nodes vote, as a node's warning about even numbers tells.
+fn votes_even(cluster: &TestCluster, node: usize) -> bool {
+    cluster.status(node).is_some_and(|status| has_problem(&status, "even-voters"))
+}
+
+#[test]
+fn a_wiped_voter_comes_back_without_a_file_rewritten() {
+    let mut rng = support::rng("a_wiped_voter_comes_back_without_a_file_rewritten");
+    let mut cluster = TestCluster::new(THREE, "");
+    tree::generate(&cluster.nodes[0].root, 300, &mut rng);
+    cluster.start_all();
+    cluster.wait_in_sync(&[0, 1, 2], Duration::from_secs(60));
+    let manager = cluster.wait_manager(Duration::from_secs(20));
+    let lost = (0..3).find(|node| *node != manager).unwrap();
+    let before = traces(&cluster.nodes[lost].root);
+    assert!(before.len() >= 300);
+    cluster.kill(lost);
+    fs::remove_dir_all(&cluster.nodes[lost].data).unwrap();
+    cluster.start(lost);
+    cluster.wait("its place in two steps", BACK, || votes_even(&cluster, manager));
+    wait_back(&cluster, lost);
+    cluster.wait("three voters", BACK, || !votes_even(&cluster, manager));
+    assert_eq!(traces(&cluster.nodes[lost].root), before, "a file was rewritten");
+    // It votes: with the third one gone the two publish.
+    let third = (0..3).find(|node| *node != manager && *node != lost).unwrap();
+    cluster.kill(third);
+    let manager = cluster.wait_manager(Duration::from_secs(20));
+    cluster.write(manager, "default/api/after.xml", "<api/>");
+    for node in [manager, lost] {
+        cluster.wait_content(node, "default/api/after.xml", "<api/>", Duration::from_secs(20));
+    }
+}
+
+#[test]
+fn a_wiped_worker_and_a_wiped_witness_come_back() {
+    let nodes = &[("gw1", "candidate"), ("gw2", "candidate"), ("wit", "witness"), ("w1", "worker")];
+    let mut cluster = TestCluster::new(nodes, "");
+    cluster.write(0, "default/api/a.xml", "<api/>");
+    cluster.start_all();
+    cluster.wait_in_sync(&[0, 1, 3], Duration::from_secs(60));
+    let before = traces(&cluster.nodes[3].root);
+    for node in [2, 3] {
+        cluster.kill(node);
+        fs::remove_dir_all(&cluster.nodes[node].data).unwrap();
+        cluster.start(node);
+    }
+    cluster.wait("the witness gone", BACK, || votes_even(&cluster, 0));
+    cluster.wait("the witness back", BACK, || !votes_even(&cluster, 0));
+    wait_back(&cluster, 3);
+    assert_eq!(traces(&cluster.nodes[3].root), before, "a file was rewritten");
+}
+
+#[test]
+fn a_witness_carries_a_commit_across() {
+    let nodes = &[("gw1", "candidate"), ("gw2", "candidate"), ("wit", "witness")];
+    let mut cluster = TestCluster::new(nodes, "");
+    cluster.write(0, "default/api/a.xml", "<api/>");
+    cluster.start_all();
+    cluster.wait_in_sync(&[0, 1], Duration::from_secs(60));
+    let manager = cluster.wait_manager(Duration::from_secs(20));
+    let other = 1 - manager;
+    cluster.kill(other);
+    cluster.write(manager, "default/api/a.xml", "<api carried=\"yes\"/>");
+    let held = |cluster: &TestCluster| {
+        let status = cluster.status(2)?;
+        let held = row(&status, "wit")?["holds"].as_u64()?;
+        (status["generation"].as_u64() == Some(held) && held >= 2).then_some(held)
+    };
+    cluster.wait("the commit on gateway and witness", Duration::from_secs(20), || held(&cluster).is_some());
+    let carried = held(&cluster).unwrap();
+    cluster.kill(manager);
+    cluster.start(other);
+    cluster.wait("the other as manager", Duration::from_secs(30), || cluster.manager() == Some(other));
+    assert_eq!(cluster.read(other, "default/api/a.xml").unwrap(), b"<api carried=\"yes\"/>");
+    assert_eq!(cluster.status(other).unwrap()["generation"].as_u64(), Some(carried));
+    // The loss of any one host is borne: now the witness.
+    cluster.start(manager);
+    cluster.wait_in_sync(&[0, 1], Duration::from_secs(30));
+    cluster.kill(2);
+    let manager = cluster.wait_manager(Duration::from_secs(20));
+    cluster.write(manager, "default/api/b.xml", "<api/>");
+    for node in [0, 1] {
+        cluster.wait_content(node, "default/api/b.xml", "<api/>", Duration::from_secs(20));
+    }
+}
+
+#[test]
+fn a_member_is_removed_by_order() {
+    let mut cluster = TestCluster::new(THREE, "");
+    cluster.write(0, "default/api/a.xml", "<api/>");
+    cluster.start_all();
+    cluster.wait_in_sync(&[0, 1, 2], Duration::from_secs(60));
+    let manager = cluster.wait_manager(Duration::from_secs(20));
+    let (code, _, said) = cluster.cli(manager, &["remove", &cluster.nodes[manager].name.clone()]);
+    assert_ne!(code, 0);
+    assert!(said.contains("switchover") || said.contains("leads"), "{said}");
+    let (code, _, said) = cluster.cli(manager, &["remove", "gw9"]);
+    assert!(code != 0 && said.contains("gw9"), "{said}");
+    let leader = cluster.status(manager).unwrap()["leader"].as_str().unwrap().to_owned();
+    let gone = (0..3).find(|node| *node != manager && cluster.nodes[*node].name != leader).unwrap();
+    let name = cluster.nodes[gone].name.clone();
+    let (code, said, error) = cluster.cli(manager, &["remove", &name]);
+    assert_eq!(code, 0, "{said} {error}");
+    assert!(said.contains("no member"), "{said}");
+    assert!(votes_even(&cluster, manager));
+    // It is told, says so, and touches nothing.
+    cluster.wait("the removed node's word", Duration::from_secs(20), || {
+        cluster.status(gone).is_some_and(|status| has_problem(&status, "removed"))
+    });
+    cluster.write(manager, "default/api/a.xml", "<api after=\"yes\"/>");
+    let other = (0..3).find(|node| *node != manager && *node != gone).unwrap();
+    cluster.wait_content(other, "default/api/a.xml", "<api after=\"yes\"/>", Duration::from_secs(20));
+    assert_eq!(cluster.read(gone, "default/api/a.xml").unwrap(), b"<api/>");
+    // Also after a restart.
+    cluster.kill(gone);
+    cluster.start(gone);
+    cluster.wait("the removed node's word again", Duration::from_secs(20), || {
+        cluster.status(gone).is_some_and(|status| has_problem(&status, "removed"))
+    });
+    assert_eq!(cluster.read(gone, "default/api/a.xml").unwrap(), b"<api/>");
+}
