@@ -9,7 +9,8 @@ use futures::{Stream, StreamExt};
 use tokio::sync::mpsc;
 use tonic::Status;
 
-use crate::delta::{ChunkReader, Decoder, ParcelError};
+use crate::delta::{self, Base, ChunkReader, ParcelError};
+use crate::model::Place;
 use crate::store::{Pinned, Store, StoreError};
 use crate::wire::Header;
 use crate::wire::proto::{Parcel, parcel::Part};
@@ -69,13 +70,21 @@ pub(super) async fn receive(
 }
 
 fn decode(store: &Store, header: Header, input: impl io::Read) -> Result<Pinned, IntakeError> {
-    let (mut decoder, changes) = Decoder::open(input, &header)?;
+    let (number, base) = (header.generation.number, header.base);
+    let basis = store.basis(base, header.base_digest.as_ref())?;
+    let basis = basis.ok_or(StoreError::UnknownBase { number, base })?;
+    let rules = header.rules.clone().unwrap_or_else(|| basis.rules.clone());
+    let forest = basis.forest.clone().under(&rules);
+    let time = |place: &Place| basis.time(place).map_err(io::Error::other);
     let mut batch = store.batch();
-    while let Some((hash, size)) = decoder.next_content()? {
-        batch.put(&hash, size, &mut decoder)?;
-    }
-    decoder.finish()?;
-    Ok(batch.pin(&header.proposal(changes))?)
+    let changes = delta::decode(
+        input,
+        &header,
+        &Base { forest: &forest, time: &time },
+        |hash| Ok::<_, IntakeError>(store.open_blob(hash)?),
+        |hash, size, content| Ok(batch.put(hash, size, content).map(|_| ())?),
+    )?;
+    Ok(batch.pin(&header.proposal(rules, changes))?)
 }
 
 /// An error and what caused it, in one line.

@@ -9,15 +9,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
+use prost::Message;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
+use crate::apply::Observer;
 use crate::apply::intake::{IntakeError, chain, receive};
 use crate::apply::stages::Stages;
-use crate::delta::{ChunkWriter, ParcelError, encode, header};
-use crate::model::{Coordinator, Digest, Entry, Epoch, NodeId, Proposal};
+use crate::delta::{Base, ChunkWriter, Encoder, ParcelError, tally};
+use crate::model::{ContentHash, Coordinator, Digest, Epoch, Forest, NodeId, Place, Proposal};
+use crate::rpc::Upload;
 use crate::store::{Store, StoreError};
 use crate::wire::Header;
 use crate::wire::proto::{FetchRequest, Parcel, ParcelHeader, StageReply, parcel::Part};
@@ -49,13 +52,22 @@ pub struct Stager {
     fetching: Arc<Semaphore>,
     /// One stage at a time per generation of an epoch: a repeated one finds the pin of the first.
     turns: Arc<Mutex<Turns>>,
+    upload: Upload,
+    observer: Arc<dyn Observer>,
 }
 
 impl Stager {
-    pub(super) fn new(store: Store, coordinator: Arc<dyn Coordinator>) -> Self {
+    pub(super) fn new(
+        store: Store,
+        coordinator: Arc<dyn Coordinator>,
+        upload: Upload,
+        observer: Arc<dyn Observer>,
+    ) -> Self {
         Self {
             store,
             coordinator,
+            upload,
+            observer,
             stages: Stages::new(),
             staging: Arc::new(Semaphore::new(STAGES_MAX)),
             fetching: Arc::new(Semaphore::new(FETCHES_MAX)),
@@ -113,10 +125,14 @@ impl Stager {
                 | StoreError::Missing { .. }
                 | StoreError::NoSpace { .. }),
             )) => Ok(self.refused(&chain(&error))),
+            // A patch that does not lead where it should: what it starts from may be damaged here. All contents will do.
+            Err(
+                error @ (IntakeError::Parcel(ParcelError::Patch { .. })
+                | IntakeError::Store(StoreError::Damaged { .. } | StoreError::WrongDigest { .. })),
+            ) => Ok(self.refused(&chain(&error))),
             Err(error @ IntakeError::Parcel(_)) => Err(Status::invalid_argument(chain(&error))),
             Err(IntakeError::Store(
-                error @ (StoreError::WrongDigest { .. }
-                | StoreError::NoTree { .. }
+                error @ (StoreError::NoTree { .. }
                 | StoreError::UnknownRoot { .. }
                 | StoreError::Excluded { .. }
                 | StoreError::BadRules { .. }
@@ -126,12 +142,13 @@ impl Stager {
         }
     }
 
-    /// Gives out what leads from what the caller has to the generation that it wants.
+    /// Gives out to `caller` what leads from what it has to the generation that it wants.
     ///
     /// # Errors
     /// `NOT_FOUND` when the generation is not here.
     pub async fn fetch(
         &self,
+        caller: NodeId,
         request: FetchRequest,
     ) -> Result<impl Stream<Item = Result<Parcel, Status>> + Send + use<>, Status> {
         let bad = |what: &str| Status::invalid_argument(format!("{what} is no digest"));
@@ -146,45 +163,74 @@ impl Stager {
             .map_err(|_| Status::unavailable("the daemon stops"))?;
         let store = self.store.clone();
         let found = tokio::task::spawn_blocking(move || {
-            let Some(proposal) = store.changes_between(have, &have_digest, request.want, &want_digest)?
-            else {
-                return Ok(None);
-            };
-            let inlined = lacked(&store, &proposal)?;
-            let hold = store.hold(inlined.iter().copied());
-            Ok::<_, StoreError>(Some((proposal, inlined, hold)))
+            let found = store.changes_between(have, &have_digest, request.want, &want_digest)?;
+            let Some(proposal) = found else { return Ok(None) };
+            let known = (proposal.base > 0).then_some(have_digest);
+            let Some(basis) = store.basis(proposal.base, known.as_ref())? else { return Ok(None) };
+            let is_same = basis.rules == proposal.rules;
+            let forest = basis.forest.clone().under(&proposal.rules);
+            let sent = lacked(&forest, &proposal);
+            let time = |place: &Place| basis.time(place).map_err(std::io::Error::other);
+            let base = Base { forest: &forest, time: &time };
+            let encoder = Encoder::new(&proposal, &base, &sent, |hash| Ok::<_, GiveError>(store.has(hash)?))?;
+            let header = encoder.header(&proposal, known, is_same);
+            let hold = store.hold(encoder.contents());
+            Ok::<_, GiveError>(Some((encoder, header, hold)))
         });
-        let (proposal, inlined, hold) = found
+        let (encoder, header, hold) = found
             .await
             .map_err(|error| Status::internal(error.to_string()))?
             .map_err(|error| Status::internal(chain(&error)))?
             .ok_or_else(|| Status::not_found(format!("generation {} is not here", request.want)))?;
         let (sender, receiver) = mpsc::channel(WAITING);
-        let store = self.store.clone();
+        let (store, upload, observer) = (self.store.clone(), self.upload.clone(), Arc::clone(&self.observer));
+        let caller = self.name_of(caller);
         let runtime = Handle::current();
         tokio::task::spawn_blocking(move || {
             let (_permit, _hold) = (permit, hold);
-            let give = |part| send(&runtime, &sender, Ok(Parcel { part: Some(part) }));
-            let base_digest = (proposal.base > 0).then_some(have_digest);
-            let first = ParcelHeader::from(&header(&proposal, base_digest, &inlined));
-            let outcome = give(Part::Header(first)).map_err(GiveError::from).and_then(|()| {
-                let mut body = ChunkWriter::new(|piece| give(Part::Data(piece)));
-                let open = |hash: &_| Ok(store.open_blob(hash)?);
-                encode::<_, GiveError>(&proposal, &inlined, open, &mut body)?;
-                Ok(body.finish()?)
-            });
+            let mut sent = 0;
+            let mut give = |part| {
+                let parcel = Parcel { part: Some(part) };
+                let bytes = parcel.encoded_len();
+                runtime.block_on(upload.pass(bytes));
+                send(&runtime, &sender, Ok(parcel))?;
+                sent += bytes as u64;
+                Ok::<_, std::io::Error>(())
+            };
+            let outcome =
+                give(Part::Header(ParcelHeader::from(&header))).map_err(GiveError::from).and_then(|()| {
+                    let mut body = ChunkWriter::new(|mut piece: bytes::Bytes| {
+                        while !piece.is_empty() {
+                            give(Part::Data(piece.split_to(piece.len().min(upload.piece_bytes_max()))))?;
+                        }
+                        Ok(())
+                    });
+                    let runs = encoder.write(|hash| Ok::<_, GiveError>(store.open_blob(hash)?), &mut body)?;
+                    body.finish()?;
+                    Ok(runs)
+                });
+            // What a parcel that broke off told is not known: it counts as whole contents.
+            let tally = tally(outcome.as_deref().unwrap_or_default(), sent);
+            for (kind, bytes) in tally.bytes.into_iter().filter(|(_, bytes)| *bytes > 0) {
+                observer.sent(&caller, kind, bytes);
+            }
+            observer.saved(tally.saved);
             if let Err(error) = outcome {
-                tracing::warn!(
-                    error = chain(&error),
-                    generation = proposal.generation.number,
-                    "a fetch ended early"
-                );
+                let generation = header.generation.number;
+                tracing::warn!(error = chain(&error), generation, "a fetch ended early");
                 let status = Status::unavailable(chain(&error));
                 // Who does not listen any more needs no reason.
                 let _ = send(&runtime, &sender, Err(status));
             }
         });
         Ok(ReceiverStream::new(receiver))
+    }
+
+    fn name_of(&self, node: NodeId) -> String {
+        let state = self.coordinator.state();
+        let state = state.borrow();
+        let member = state.as_ref().and_then(|state| state.members.get(&node));
+        member.map_or_else(|| node.to_string(), |member| member.name.clone())
     }
 
     /// Why nothing of this caller is taken in.
@@ -254,18 +300,16 @@ fn pinned() -> StageReply {
     StageReply { pinned: true, refused: String::new(), newest: 0 }
 }
 
-/// The contents that a node with the proposal's base has not.
-fn lacked(store: &Store, proposal: &Proposal) -> Result<BTreeSet<crate::model::ContentHash>, StoreError> {
+/// The contents that a node with the base has not.
+fn lacked(base: &Forest, proposal: &Proposal) -> BTreeSet<ContentHash> {
     let mut lacked: BTreeSet<_> =
         proposal.changes.iter().filter_map(|change| change.entry.as_ref()?.content()).collect();
-    if proposal.base > 0
-        && let Some(base) = store.forest_of(proposal.base)?
-    {
-        for hash in base.iter().filter_map(|(_, entry)| Entry::content(entry)) {
+    for (_, entry) in base.iter() {
+        if let Some(hash) = entry.content() {
             lacked.remove(&hash);
         }
     }
-    Ok(lacked)
+    lacked
 }
 
 /// Why a fetch was not served to its end.

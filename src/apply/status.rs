@@ -60,6 +60,10 @@ pub trait Observer: Send + Sync + 'static {
     fn propagated(&self, took: Duration);
     /// So many places of a root were found to be changed by somebody else.
     fn drifted(&self, root: &RootName, places: u64);
+    /// So many bytes went to the member called `peer`, as `full`, `delta` or `zstd`.
+    fn sent(&self, peer: &str, kind: &'static str, bytes: u64);
+    /// So many bytes did not have to go, because the old version was known.
+    fn saved(&self, bytes: u64);
 }
 
 /// Measures nothing.
@@ -70,6 +74,8 @@ impl Observer for Unobserved {
     fn applied(&self, _: Duration) {}
     fn propagated(&self, _: Duration) {}
     fn drifted(&self, _: &RootName, _: u64) {}
+    fn sent(&self, _: &str, _: &'static str, _: u64) {}
+    fn saved(&self, _: u64) {}
 }
 
 pub(super) fn about(mut problem: Problem, root: &RootName, path: Option<String>) -> Problem {

@@ -22,6 +22,7 @@ use crate::model::{
     ClusterState, Coordinator, Digest, Epoch, Forest, NodeId, NodeState, OutlookAsked, OutlookHandle, Place,
     Problem, RootName, Rules, Severity, Standing,
 };
+use crate::rpc::Upload;
 use crate::store::{Adopted, Applied, Store, StoreError};
 
 /// How often everything is looked at although nothing happened: a root may have been exchanged.
@@ -56,6 +57,8 @@ pub struct Parts {
     pub supplier: Arc<dyn Supplier>,
     /// Takes what is measured.
     pub observer: Arc<dyn Observer>,
+    /// The cap of what is sent to all members together.
+    pub upload: Upload,
 }
 
 /// What others see of the task. Cheap to clone.
@@ -140,7 +143,12 @@ pub(super) struct Findings {
 /// Makes the task and what others see of it.
 #[must_use]
 pub fn new(config: Config, parts: Parts) -> (ApplyHandle, ApplyTask) {
-    let stager = Stager::new(parts.store.clone(), Arc::clone(&parts.coordinator));
+    let stager = Stager::new(
+        parts.store.clone(),
+        Arc::clone(&parts.coordinator),
+        parts.upload.clone(),
+        Arc::clone(&parts.observer),
+    );
     let (status, status_seen) = watch::channel(Arc::default());
     let (active, active_seen) = watch::channel(None);
     let (held, held_seen) = watch::channel(Arc::default());

@@ -43,7 +43,8 @@ impl Artifacts for ArtifactsService {
     type FetchStream = BoxStream<'static, Result<Parcel, Status>>;
 
     async fn fetch(&self, request: Request<FetchRequest>) -> Result<Response<Self::FetchStream>, Status> {
-        let parcels = self.stager.fetch(request.into_inner()).await?;
+        let from = sender(&request)?;
+        let parcels = self.stager.fetch(from, request.into_inner()).await?;
         Ok(Response::new(parcels.boxed()))
     }
 

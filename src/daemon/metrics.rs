@@ -46,6 +46,7 @@ pub struct Metrics {
     propagation_seconds: Histogram,
     apply_seconds: Histogram,
     sent_bytes: IntCounterVec,
+    saved_bytes: IntCounter,
 }
 
 /// The current values of a node, taken together.
@@ -199,6 +200,10 @@ impl Metrics {
             )?,
             apply_seconds: histogram("syncd_apply_seconds", "Moving this node's files to a generation")?,
             sent_bytes: counters("syncd_sent_bytes_total", "Content sent to a peer", &["peer", "kind"])?,
+            saved_bytes: counter(
+                "syncd_delta_saved_bytes_total",
+                "Bytes of changed files that were not sent, because the old version was known",
+            )?,
             registry,
         })
     }
@@ -256,6 +261,10 @@ impl publish::Observer for Metrics {
     fn sent(&self, peer: &str, kind: &'static str, bytes: u64) {
         self.sent_bytes.with_label_values(&[peer, kind]).inc_by(bytes);
     }
+
+    fn saved(&self, bytes: u64) {
+        self.saved_bytes.inc_by(bytes);
+    }
 }
 
 impl apply::Observer for Metrics {
@@ -269,5 +278,13 @@ impl apply::Observer for Metrics {
 
     fn drifted(&self, root: &RootName, places: u64) {
         self.drift.with_label_values(&[root.as_str()]).inc_by(places);
+    }
+
+    fn sent(&self, peer: &str, kind: &'static str, bytes: u64) {
+        publish::Observer::sent(self, peer, kind, bytes);
+    }
+
+    fn saved(&self, bytes: u64) {
+        publish::Observer::saved(self, bytes);
     }
 }

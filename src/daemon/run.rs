@@ -34,7 +34,7 @@ use crate::model::{Coordinator, Heard, NodeReport, Role};
 use crate::plan::PatternError;
 use crate::publish;
 use crate::roster::{self, Roster, RosterTask};
-use crate::rpc::{self, CONTROL_BYTES_MAX, Identity, PARCEL_BYTES_MAX, Peers, Tls};
+use crate::rpc::{self, CONTROL_BYTES_MAX, Identity, PARCEL_BYTES_MAX, Peers, Tls, Upload};
 use crate::store::{Store, StoreError};
 use crate::wire::proto::artifacts_server::ArtifactsServer;
 use crate::wire::proto::inspection_server::InspectionServer;
@@ -185,6 +185,7 @@ impl Daemon {
             heard,
         );
         let coordinator: Arc<dyn Coordinator> = Arc::new(cluster.clone());
+        let upload = Upload::new(config.sync.bandwidth);
         let (applying, apply_task) = apply::new(
             apply_config(&config),
             apply::Parts {
@@ -193,10 +194,11 @@ impl Daemon {
                 store: store.clone(),
                 supplier: Arc::new(apply::PeerSupplier::new(peers.clone(), store.clone())),
                 observer: Arc::clone(&metrics) as Arc<dyn apply::Observer>,
+                upload: upload.clone(),
             },
         );
         let (publishing, publish_task) = publish::new(
-            publish_config(&config, spool_dir),
+            publish_config(&config, spool_dir, upload),
             coordinator,
             inventory.clone(),
             store.clone(),
@@ -448,7 +450,7 @@ fn apply_config(config: &Config) -> apply::Config {
     }
 }
 
-fn publish_config(config: &Config, spool_dir: PathBuf) -> publish::Config {
+fn publish_config(config: &Config, spool_dir: PathBuf, upload: Upload) -> publish::Config {
     let optional = config.synced_roots().filter(|root| root.optional);
     publish::Config {
         node: config.node.name.clone(),
@@ -461,6 +463,7 @@ fn publish_config(config: &Config, spool_dir: PathBuf) -> publish::Config {
         max_delete: config.sync.max_delete,
         rules: config.rules(),
         optional: optional.map(|root| root.name.clone()).collect(),
+        upload,
         spool_dir,
     }
 }

@@ -23,6 +23,12 @@ pub enum ParcelError {
         /// What does not fit.
         what: &'static str,
     },
+    /// A patch that does not make what was announced of the old version that is here.
+    #[error("a patch can't be used: {what}")]
+    Patch {
+        /// What is wrong with it.
+        what: &'static str,
+    },
     /// A content to be sent does not have the size that its entry says.
     #[error("content {hash} has not {size} bytes")]
     Size {

@@ -1,133 +1,366 @@
-//! The body of a parcel: one zstd frame of length-delimited changes, then of the contents that some of them inline,
-//! each once, in the order of their first change.
+//! The body of a parcel: the list of changes, then patches, then one zstd frame of the contents that come whole.
 
-use std::collections::{BTreeSet, VecDeque};
-use std::io::{self, BufReader, Read, Write};
+use std::collections::BTreeSet;
+use std::io::{self, BufRead, BufReader, Read, Write};
 
-use prost::Message;
-
-use crate::delta::ParcelError;
-use crate::model::{Change, ContentHash, Digest, Entry, Place, Proposal};
-use crate::wire::{Header, proto};
+use crate::delta::list::{self, List, Needed, Patched};
+use crate::delta::patch::{self, Engine, SHARED_BYTES, SINGLE_BYTES_MIN};
+use crate::delta::{ParcelError, apply};
+use crate::model::{Change, ContentHash, Digest, Entry, FileTime, Forest, Place, Proposal};
+use crate::wire::Header;
 
 /// zstd's own default: small XML gains little from more.
 const LEVEL: i32 = 3;
-/// Bounds what a receiver allocates for the window: 8 MiB.
+/// Bounds what a receiver allocates for the window of a stream: 8 MiB.
 const WINDOW_LOG_MAX: u32 = 23;
-/// One change: a path and a link target at their longest, with room.
-const CHANGE_BYTES_MAX: usize = 16 << 10;
-/// All changes of one parcel, decompressed.
-const CHANGES_BYTES_MAX: u64 = 256 << 20;
 
-/// The header of the parcel that [`encode`] makes of the same proposal and contents.
-#[must_use]
-pub fn header(proposal: &Proposal, base_digest: Option<Digest>, inlined: &BTreeSet<ContentHash>) -> Header {
-    Header {
-        generation: proposal.generation.clone(),
-        base: proposal.base,
-        base_digest: base_digest.filter(|_| proposal.base > 0),
-        changes: proposal.changes.len() as u64,
-        content_bytes: contents(proposal, inlined).iter().map(|(_, size)| size).sum(),
-        rules: proposal.rules.clone(),
-    }
+/// What both sides have.
+pub struct Base<'a> {
+    /// Its places, with exactly the roots of the new generation's rules.
+    pub forest: &'a Forest,
+    /// The author's modification time of one of its files.
+    pub time: &'a dyn Fn(&Place) -> io::Result<Option<FileTime>>,
 }
 
-/// Writes the body: all changes, then the contents of those whose hash is `inlined`, as `open` gives them.
-///
-/// # Errors
-/// When a content cannot be opened or read or has another size, or `out` fails; what was written is no parcel then.
-pub fn encode<R: Read, E: From<ParcelError>>(
-    proposal: &Proposal,
-    inlined: &BTreeSet<ContentHash>,
-    mut open: impl FnMut(&ContentHash) -> Result<R, E>,
-    out: &mut dyn Write,
-) -> Result<(), E> {
-    let failed = |error: io::Error| E::from(ParcelError::Stream(error));
-    let mut frame = zstd::stream::write::Encoder::new(out, LEVEL).map_err(failed)?;
-    for change in &proposal.changes {
-        let mut message = proto::Change::from(change);
-        message.inlined = content(change).is_some_and(|(hash, _)| inlined.contains(&hash));
-        frame.write_all(&message.encode_length_delimited_to_vec()).map_err(failed)?;
-    }
-    for (hash, size) in contents(proposal, inlined) {
-        let mut content = open(&hash)?.take(size.saturating_add(1));
-        if io::copy(&mut content, &mut frame).map_err(failed)? != size {
-            return Err(ParcelError::Size { hash, size }.into());
+/// How bytes of a parcel tell what they tell, as the metric names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// Whole contents, and what is about none: header and list.
+    Full,
+    /// Deltas of `fast_rsync`.
+    Delta,
+    /// zstd against the old version.
+    Zstd,
+}
+
+impl Kind {
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Delta => "delta",
+            Self::Zstd => "zstd",
         }
     }
-    frame.finish().map_err(failed)?;
-    Ok(())
 }
 
-/// Reads a body: first all changes, then content by content.
-pub struct Decoder<R: Read> {
-    stream: BufReader<zstd::stream::read::Decoder<'static, BufReader<R>>>,
-    contents: VecDeque<(ContentHash, u64)>,
+/// Bytes of one kind, one after another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// Of which kind.
+    pub kind: Kind,
+    /// How many, as they travel.
+    pub bytes: u64,
+    /// By how many bytes the contents that they tell are longer; 0 where nothing was patched.
+    pub saved: u64,
+}
+
+/// What some bytes of a parcel were.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Bytes that travelled, by kind.
+    pub bytes: [(&'static str, u64); 3],
+    /// Bytes that did not have to.
+    pub saved: u64,
+}
+
+/// What `sent` bytes were that carried a parcel of these `runs`, or its beginning. What frames them counts as `full`.
+#[must_use]
+pub fn tally(runs: &[Run], sent: u64) -> Tally {
+    let (mut left, mut saved) = (sent, 0);
+    let mut bytes = [Kind::Full, Kind::Delta, Kind::Zstd].map(|kind| (kind, 0));
+    let mut add = |wanted, more| {
+        bytes.iter_mut().filter(|(kind, _)| *kind == wanted).for_each(|(_, bytes)| *bytes += more);
+    };
+    for run in runs {
+        let passed = run.bytes.min(left);
+        left -= passed;
+        add(run.kind, passed);
+        saved += if passed == run.bytes { run.saved } else { 0 };
+    }
+    add(Kind::Full, left);
+    Tally { bytes: bytes.map(|(kind, bytes)| (kind.name(), bytes)), saved }
+}
+
+/// A parcel whose list is made and whose contents are not read yet.
+pub struct Encoder {
+    list: Vec<u8>,
+    needed: Needed,
+    changes: u64,
+}
+
+impl Encoder {
+    /// Puts down what changed. Contents in `sent` are those that the other side lacks; where the path's old version is
+    /// known, which `has` says of the sender's own store, they come as patches.
+    ///
+    /// # Errors
+    /// Those of `has`, or when the proposal does not fit to its base.
+    pub fn new<E: From<ParcelError>>(
+        proposal: &Proposal,
+        base: &Base<'_>,
+        sent: &BTreeSet<ContentHash>,
+        has: impl FnMut(&ContentHash) -> Result<bool, E>,
+    ) -> Result<Self, E> {
+        let failed = |error: io::Error| E::from(ParcelError::Stream(error));
+        let mut frame = zstd::stream::write::Encoder::new(Vec::new(), LEVEL).map_err(failed)?;
+        let needed = list::write(proposal, base, sent, has, &mut frame)?;
+        let list = frame.finish().map_err(failed)?;
+        Ok(Self { list, needed, changes: proposal.changes.len() as u64 })
+    }
+
+    /// The header of this parcel. `rules_of_base` says that the base has the same rules.
+    #[must_use]
+    pub fn header(&self, proposal: &Proposal, base_digest: Option<Digest>, rules_of_base: bool) -> Header {
+        let base_digest = base_digest.filter(|_| proposal.base > 0);
+        Header {
+            generation: proposal.generation.clone(),
+            base: proposal.base,
+            base_digest,
+            changes: self.changes,
+            content_bytes: content_bytes(&self.needed.patched, &self.needed.whole),
+            rules: (!rules_of_base || base_digest.is_none()).then(|| proposal.rules.clone()),
+        }
+    }
+
+    /// All contents that [`Encoder::write`] asks for.
+    pub fn contents(&self) -> impl Iterator<Item = ContentHash> {
+        let patched = self.needed.patched.iter().flat_map(|item| [Some(item.old), item.new]).flatten();
+        patched.chain(self.needed.whole.iter().map(|(hash, _)| *hash))
+    }
+
+    /// Writes the body, with contents as `open` gives them. Says what its bytes tell, in order.
+    ///
+    /// # Errors
+    /// When a content cannot be opened or read or has another size, or `out` fails; what was written is no parcel then.
+    pub fn write<R: Read, E: From<ParcelError>>(
+        &self,
+        mut open: impl FnMut(&ContentHash) -> Result<R, E>,
+        out: &mut dyn Write,
+    ) -> Result<Vec<Run>, E> {
+        let failed = |error: io::Error| E::from(ParcelError::Stream(error));
+        out.write_all(&self.list).map_err(failed)?;
+        let mut runs = vec![Run { kind: Kind::Full, bytes: self.list.len() as u64, saved: 0 }];
+        let mut left = &self.needed.patched[..];
+        while let Some(group) = group(left) {
+            left = &left[group.len()..];
+            let (mut old, mut new) = (Vec::new(), Vec::new());
+            for item in group {
+                let Some(hash) = item.new else { continue };
+                read_into(&mut old, open(&item.old)?, item.old, item.old_size)?;
+                read_into(&mut new, open(&hash)?, hash, item.size)?;
+            }
+            let is_single = group.len() == 1;
+            let (engine, patch) = patch::smallest(&old, &new, is_single).map_err(failed)?;
+            let mut head = Vec::new();
+            push_varint(&mut head, group.len() as u64);
+            head.push(engine.byte());
+            push_varint(&mut head, patch.len() as u64);
+            out.write_all(&head).and_then(|()| out.write_all(&patch)).map_err(failed)?;
+            let bytes = (head.len() + patch.len()) as u64;
+            let (kind, is_patch) = match engine {
+                Engine::Plain => (Kind::Full, false),
+                Engine::Prefix => (Kind::Zstd, true),
+                Engine::Rsync => (Kind::Delta, true),
+            };
+            let saved = if is_patch { (new.len() as u64).saturating_sub(bytes) } else { 0 };
+            push_run(&mut runs, Run { kind, bytes, saved });
+        }
+        if !self.needed.whole.is_empty() {
+            let mut counted = Counted { out, bytes: 0 };
+            let mut frame = zstd::stream::write::Encoder::new(&mut counted, LEVEL).map_err(failed)?;
+            for (hash, size) in &self.needed.whole {
+                let mut content = open(hash)?.take(size.saturating_add(1));
+                if io::copy(&mut content, &mut frame).map_err(failed)? != *size {
+                    return Err(ParcelError::Size { hash: *hash, size: *size }.into());
+                }
+            }
+            frame.finish().map_err(failed)?;
+            push_run(&mut runs, Run { kind: Kind::Full, bytes: counted.bytes, saved: 0 });
+        }
+        Ok(runs)
+    }
+}
+
+/// Reads the body that `header` announces: hands each content to `put`, and gives back the changes. `old` gives contents of
+/// the base. Checked here: every bound, and that an old version is what its hash says; `put` checks what it is given.
+///
+/// # Errors
+/// When the body is damaged, breaks a bound, or is not what the header says; those of `old` and `put`.
+pub fn decode<R: Read, C: Read, E: From<ParcelError>>(
+    input: R,
+    header: &Header,
+    base: &Base<'_>,
+    mut old: impl FnMut(&ContentHash) -> Result<C, E>,
+    mut put: impl FnMut(&ContentHash, u64, &mut dyn Read) -> Result<(), E>,
+) -> Result<Vec<Change>, E> {
+    let failed = |error: io::Error| E::from(ParcelError::Stream(error));
+    let bounds = |what| E::from(ParcelError::Bounds { what });
+    let mut input = BufReader::with_capacity(64 << 10, input);
+    let mut list = {
+        let mut frame = frame(&mut input).map_err(failed)?;
+        let mut stream = BufReader::with_capacity(16 << 10, &mut frame);
+        list::read(&mut stream, header.generation.created_unix_ms, header.changes, base)?
+    };
+    if content_bytes(&list.patched, &list.whole) != header.content_bytes {
+        return Err(bounds("the contents have another size than the header says"));
+    }
+    let patched = std::mem::take(&mut list.patched);
+    let mut left = &patched[..];
+    while !left.is_empty() {
+        let count = list::read_varint(&mut input)?.unwrap_or_default();
+        let group = usize::try_from(count).ok().and_then(|count| left.get(..count));
+        let group =
+            group.filter(|group| is_group(group)).ok_or_else(|| bounds("a patch is for too many files"))?;
+        left = &left[group.len()..];
+        let mut engine = [0];
+        input.read_exact(&mut engine).map_err(failed)?;
+        let engine = Engine::from_byte(engine[0]).ok_or_else(|| bounds("a patch of an unknown kind"))?;
+        let length = list::read_varint(&mut input)?.unwrap_or_default();
+        let size = group.iter().map(|item| item.size).sum::<u64>() as usize;
+        if length > patch::bytes_max(size) as u64 {
+            return Err(bounds("a patch is longer than what it makes"));
+        }
+        let mut patch = vec![0; length as usize];
+        input.read_exact(&mut patch).map_err(failed)?;
+        let mut before = Vec::new();
+        for item in group.iter().filter(|_| engine != Engine::Plain) {
+            let start = before.len();
+            read_into(&mut before, old(&item.old)?, item.old, item.old_size)?;
+            if ContentHash::of(&before[start..]) != item.old {
+                return Err(ParcelError::Patch { what: "the old version that is here is damaged" }.into());
+            }
+        }
+        let made = apply(engine, &before, &patch, size)?;
+        let mut made = &made[..];
+        for item in group {
+            let (content, rest) = made.split_at(item.size as usize);
+            made = rest;
+            let hash = ContentHash::of(content);
+            put(&hash, item.size, &mut &content[..])?;
+            set_hash(&mut list, item, hash);
+        }
+    }
+    if !list.whole.is_empty() {
+        let mut frame = frame(&mut input).map_err(failed)?;
+        for (hash, size) in &list.whole {
+            let mut content = Exactly { stream: &mut frame, left: *size };
+            put(hash, *size, &mut content)?;
+            if content.left > 0 {
+                return Err(bounds("a content was left unread"));
+            }
+        }
+        if frame.read(&mut [0]).map_err(failed)? > 0 {
+            return Err(bounds("something follows the last content"));
+        }
+    }
+    if !input.fill_buf().map_err(failed)?.is_empty() {
+        return Err(bounds("something follows the parcel"));
+    }
+    Ok(list.changes.into_values().collect())
+}
+
+type Frame<'a, R> = zstd::stream::read::Decoder<'static, &'a mut BufReader<R>>;
+
+fn frame<R: Read>(input: &mut BufReader<R>) -> io::Result<Frame<'_, R>> {
+    let mut frame = zstd::stream::read::Decoder::with_buffer(input)?.single_frame();
+    frame.window_log_max(WINDOW_LOG_MAX)?;
+    Ok(frame)
+}
+
+fn set_hash(list: &mut List, item: &Patched, made: ContentHash) {
+    let change = list.changes.get_mut(&item.place);
+    if let Some(Entry::File { hash, .. }) = change.and_then(|change| change.entry.as_mut()) {
+        *hash = made;
+    }
+}
+
+/// The files of the next patch: one that is large, or small ones up to a bound.
+fn group(left: &[Patched]) -> Option<&[Patched]> {
+    let first = left.first()?;
+    let (mut old, mut new) = (0, 0);
+    let small = left.iter().take_while(|item| {
+        let is_in = is_small(item) && old < SHARED_BYTES && new < SHARED_BYTES;
+        (old, new) = (old + item.old_size, new + item.size);
+        is_in
+    });
+    Some(if is_small(first) { &left[..small.count()] } else { &left[..1] })
+}
+
+/// Whether a peer may put so much into one patch.
+fn is_group(group: &[Patched]) -> bool {
+    group.len() == 1 || group_length_matches(group)
+}
+
+fn group_length_matches(items: &[Patched]) -> bool {
+    group(items).is_some_and(|group| group.len() == items.len())
+}
+
+fn is_small(item: &Patched) -> bool {
+    item.old_size.max(item.size) < SINGLE_BYTES_MIN
+}
+
+fn content_bytes(patched: &[Patched], whole: &[(ContentHash, u64)]) -> u64 {
+    let sizes = patched.iter().map(|item| item.size).chain(whole.iter().map(|(_, size)| *size));
+    sizes.fold(0, u64::saturating_add)
+}
+
+/// Appends a content that must have exactly `size` bytes.
+fn read_into(
+    into: &mut Vec<u8>,
+    content: impl Read,
+    hash: ContentHash,
+    size: u64,
+) -> Result<(), ParcelError> {
+    let before = into.len();
+    into.reserve_exact(size as usize);
+    content.take(size.saturating_add(1)).read_to_end(into)?;
+    if (into.len() - before) as u64 == size { Ok(()) } else { Err(ParcelError::Size { hash, size }) }
+}
+
+fn push_run(runs: &mut Vec<Run>, run: Run) {
+    match runs.last_mut() {
+        Some(last) if last.kind == run.kind => {
+            last.bytes += run.bytes;
+            last.saved += run.saved;
+        }
+        _ => runs.push(run),
+    }
+}
+
+fn push_varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+/// Counts what passes.
+struct Counted<'a> {
+    out: &'a mut dyn Write,
+    bytes: u64,
+}
+
+impl Write for Counted<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let taken = self.out.write(bytes)?;
+        self.bytes += taken as u64;
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+/// One content of a stream; ends early only with an error.
+struct Exactly<'a, R> {
+    stream: &'a mut R,
     left: u64,
 }
 
-impl<R: Read> Decoder<R> {
-    /// Reads the changes that `header` announces; each is checked.
-    ///
-    /// # Errors
-    /// [`ParcelError`] when the stream is damaged, breaks a bound, or is not what the header says.
-    pub fn open(input: R, header: &Header) -> Result<(Self, Vec<Change>), ParcelError> {
-        let mut frame = zstd::stream::read::Decoder::new(input)?.single_frame();
-        frame.window_log_max(WINDOW_LOG_MAX)?;
-        let mut stream = BufReader::with_capacity(64 << 10, frame);
-        let mut changes: Vec<Change> = Vec::new();
-        let mut inlined = BTreeSet::new();
-        let (mut contents, mut content_bytes) = (VecDeque::new(), 0_u64);
-        let mut budget = CHANGES_BYTES_MAX;
-        for _ in 0..header.changes {
-            let (change, inlines) = read_change(&mut stream, &mut budget)?;
-            if changes.last().is_some_and(|last| !ascends(&last.place, &change.place)) {
-                return Err(ParcelError::Bounds { what: "the changes are not in order" });
-            }
-            if let Some((hash, size)) = content(&change)
-                && inlines
-                && inlined.insert(hash)
-            {
-                content_bytes = content_bytes.saturating_add(size);
-                contents.push_back((hash, size));
-            }
-            changes.push(change);
-        }
-        if content_bytes != header.content_bytes {
-            return Err(ParcelError::Bounds { what: "the contents have another size than the header says" });
-        }
-        Ok((Self { stream, contents, left: 0 }, changes))
-    }
-
-    /// Goes to the next content; reading this decoder gives its bytes, no more. None after the last.
-    ///
-    /// # Errors
-    /// When what was left of the former content cannot be skipped.
-    pub fn next_content(&mut self) -> Result<Option<(ContentHash, u64)>, ParcelError> {
-        io::copy(self, &mut io::sink())?;
-        let next = self.contents.pop_front();
-        self.left = next.map_or(0, |(_, size)| size);
-        Ok(next)
-    }
-
-    /// Checks that the stream ends with the last content.
-    ///
-    /// # Errors
-    /// [`ParcelError::Bounds`] when more follows or a content was not asked for.
-    pub fn finish(mut self) -> Result<(), ParcelError> {
-        if self.next_content()?.is_some() {
-            return Err(ParcelError::Bounds { what: "a content was left unread" });
-        }
-        let mut more = [0];
-        if self.stream.read(&mut more)? > 0 || self.stream.get_mut().get_mut().read(&mut more)? > 0 {
-            return Err(ParcelError::Bounds { what: "something follows the last content" });
-        }
-        Ok(())
-    }
-}
-
-/// The content that [`Decoder::next_content`] named; ends early only with an error.
-impl<R: Read> Read for Decoder<R> {
+impl<R: Read> Read for Exactly<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let want = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
         if want == 0 {
@@ -142,199 +375,5 @@ impl<R: Read> Read for Decoder<R> {
     }
 }
 
-fn read_change(stream: &mut impl Read, budget: &mut u64) -> Result<(Change, bool), ParcelError> {
-    let length = read_length(stream)?;
-    *budget = budget
-        .checked_sub(length as u64)
-        .ok_or(ParcelError::Bounds { what: "the changes are larger than is taken" })?;
-    let mut message = vec![0; length];
-    stream.read_exact(&mut message)?;
-    let message = proto::Change::decode(bytes::Bytes::from(message))?;
-    let inlined = message.inlined;
-    Ok((message.try_into().map_err(ParcelError::Change)?, inlined))
-}
-
-/// A protobuf varint that is small enough to be the length of a change.
-fn read_length(stream: &mut impl Read) -> Result<usize, ParcelError> {
-    let mut length = 0;
-    for shift in [0, 7, 14] {
-        let mut byte = [0];
-        stream.read_exact(&mut byte)?;
-        length |= usize::from(byte[0] & 0x7f) << shift;
-        if byte[0] < 0x80 {
-            if length > CHANGE_BYTES_MAX {
-                break;
-            }
-            return Ok(length);
-        }
-    }
-    Err(ParcelError::Bounds { what: "a change is larger than is taken" })
-}
-
-fn ascends(before: &Place, after: &Place) -> bool {
-    before < after
-}
-
-fn content(change: &Change) -> Option<(ContentHash, u64)> {
-    match change.entry {
-        Some(Entry::File { size, hash, .. }) => Some((hash, size)),
-        _ => None,
-    }
-}
-
-/// What is inlined, each once, in order of first appearance.
-fn contents(proposal: &Proposal, inlined: &BTreeSet<ContentHash>) -> Vec<(ContentHash, u64)> {
-    let mut seen = BTreeSet::new();
-    proposal
-        .changes
-        .iter()
-        .filter_map(content)
-        .filter(|(hash, _)| inlined.contains(hash) && seen.insert(*hash))
-        .collect()
-}
-
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::model::{ArtifactPath, FileTime, Generation, RootName, RootRules, Rules};
-
-    fn proposal(files: &[(&str, &[u8])]) -> (Proposal, BTreeMap<ContentHash, Vec<u8>>) {
-        let mut known = BTreeMap::new();
-        let mut changes: Vec<Change> = files
-            .iter()
-            .map(|(path, bytes)| {
-                let hash = ContentHash::of(bytes);
-                known.insert(hash, bytes.to_vec());
-                Change {
-                    place: Place {
-                        root: RootName::new("r"),
-                        path: ArtifactPath::new(path.as_bytes()).unwrap(),
-                    },
-                    entry: Some(Entry::File { mode: 0o644, size: bytes.len() as u64, hash }),
-                    mtime: Some(FileTime { seconds: 1, nanos: 2 }),
-                }
-            })
-            .collect();
-        changes.sort_by(|a, b| a.place.cmp(&b.place));
-        changes.dedup_by(|a, b| a.place == b.place);
-        let digest = Digest::of(b"x");
-        let author = "a".to_owned();
-        let generation = Generation { number: 1, parent: 0, digest, epoch: 1, author, created_unix_ms: 0 };
-        let rules = Rules { roots: vec![(RootName::new("r"), RootRules::default())] };
-        (Proposal { generation, base: 0, rules, changes }, known)
-    }
-
-    fn body(
-        proposal: &Proposal,
-        known: &BTreeMap<ContentHash, Vec<u8>>,
-        inlined: &BTreeSet<ContentHash>,
-    ) -> Vec<u8> {
-        let mut body = Vec::new();
-        encode(proposal, inlined, |hash| Ok::<_, ParcelError>(&known[hash][..]), &mut body).unwrap();
-        body
-    }
-
-    type Read0 = (Vec<Change>, BTreeMap<ContentHash, Vec<u8>>);
-
-    fn decode(body: &[u8], header: &Header) -> Result<Read0, ParcelError> {
-        let (mut decoder, changes) = Decoder::open(body, header)?;
-        let mut contents = BTreeMap::new();
-        while let Some((hash, _)) = decoder.next_content()? {
-            let mut bytes = Vec::new();
-            decoder.read_to_end(&mut bytes)?;
-            contents.insert(hash, bytes);
-        }
-        decoder.finish()?;
-        Ok((changes, contents))
-    }
-
-    proptest! {
-        #[test]
-        fn a_parcel_survives_the_wire(
-            files in prop::collection::vec(("[a-e]{1,3}", prop::collection::vec(any::<u8>(), 0..400)), 0..20),
-            mask in any::<u32>(),
-        ) {
-            let files: Vec<_> = files.iter().map(|(path, bytes)| (path.as_str(), bytes.as_slice())).collect();
-            let (proposal, known) = proposal(&files);
-            let inlined: BTreeSet<ContentHash> = proposal.changes.iter().enumerate()
-                .filter(|(n, _)| mask >> (n % 32) & 1 == 1)
-                .filter_map(|(_, change)| content(change).map(|(hash, _)| hash))
-                .collect();
-            let header = header(&proposal, None, &inlined);
-            let (changes, contents) = decode(&body(&proposal, &known, &inlined), &header).unwrap();
-            prop_assert_eq!(changes, proposal.changes);
-            prop_assert_eq!(contents.keys().copied().collect::<BTreeSet<_>>(), inlined);
-            for (hash, bytes) in contents {
-                prop_assert_eq!(ContentHash::of(&bytes), hash);
-            }
-        }
-
-        /// Whatever a peer sends: an error, or what the header allows; never a panic.
-        #[test]
-        fn damage_is_an_error_or_other_bytes(at in any::<prop::sample::Index>(), bit in 0u8..8, cut in any::<bool>()) {
-            let (proposal, known) = proposal(&[("a", b"hello hello hello"), ("b", b"world")]);
-            let inlined = known.keys().copied().collect();
-            let header = header(&proposal, None, &inlined);
-            let mut body = body(&proposal, &known, &inlined);
-            let at = at.index(body.len());
-            if cut { body.truncate(at) } else { body[at] ^= 1 << bit }
-            if let Ok((changes, _)) = decode(&body, &header) {
-                prop_assert_eq!(changes.len(), 2);
-                prop_assert!(!cut);
-            }
-        }
-    }
-
-    #[test]
-    fn the_header_bounds_the_body() {
-        let (proposal, known) = proposal(&[("a", b"1"), ("b", b"22")]);
-        let inlined: BTreeSet<ContentHash> = known.keys().copied().collect();
-        let good = header(&proposal, None, &inlined);
-        let whole = body(&proposal, &known, &inlined);
-        assert!(decode(&whole, &good).is_ok());
-        assert!(decode(&whole, &Header { changes: 1, ..good.clone() }).is_err(), "fewer changes");
-        assert!(decode(&whole, &Header { changes: 3, ..good.clone() }).is_err(), "more changes");
-        assert!(decode(&whole, &Header { content_bytes: 2, ..good.clone() }).is_err(), "other contents");
-        let mut longer = whole.clone();
-        longer.push(0);
-        assert!(decode(&longer, &good).is_err(), "something behind the frame");
-    }
-
-    #[test]
-    fn unordered_changes_are_refused() {
-        let (mut proposal, known) = proposal(&[("a", b"1"), ("b", b"22")]);
-        proposal.changes.reverse();
-        let inlined = BTreeSet::new();
-        let body = body(&proposal, &known, &inlined);
-        assert!(matches!(decode(&body, &header(&proposal, None, &inlined)), Err(ParcelError::Bounds { .. })));
-    }
-
-    #[test]
-    fn a_window_or_a_change_too_large_is_refused() {
-        let (proposal, _) = proposal(&[("a", b"1")]);
-        let header = header(&proposal, None, &BTreeSet::new());
-        let mut wide = zstd::stream::write::Encoder::new(Vec::new(), 3).unwrap();
-        wide.window_log(27).unwrap();
-        wide.write_all(&[0; 100]).unwrap();
-        assert!(decode(&wide.finish().unwrap(), &header).is_err());
-        let mut long = zstd::stream::write::Encoder::new(Vec::new(), 3).unwrap();
-        long.write_all(&[0xff, 0xff, 0xff, 0xff, 0x7f]).unwrap();
-        let error = decode(&long.finish().unwrap(), &header).unwrap_err();
-        assert!(matches!(error, ParcelError::Bounds { .. }), "{error}");
-    }
-
-    #[test]
-    fn a_content_of_another_size_is_not_sent() {
-        let (proposal, _) = proposal(&[("a", b"12")]);
-        let inlined =
-            contents(&proposal, &[ContentHash::of(b"12")].into()).iter().map(|(hash, _)| *hash).collect();
-        for wrong in [&b"1"[..], b"123"] {
-            let outcome = encode(&proposal, &inlined, |_| Ok::<_, ParcelError>(wrong), &mut Vec::new());
-            assert!(matches!(outcome, Err(ParcelError::Size { .. })));
-        }
-    }
-}
+mod tests;

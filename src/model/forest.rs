@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{ArtifactPath, ContentHash, Digest, Entry, Manifest, ManifestError};
+use crate::model::{ArtifactPath, ContentHash, Digest, Entry, Manifest, ManifestError, Rules};
 
 /// The name of one root, equal on all nodes. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -126,6 +126,16 @@ impl Forest {
             *manifest = manifest.with(changes)?;
         }
         Ok(Self { roots })
+    }
+
+    /// With exactly the roots that `rules` names; those that are new begin empty.
+    #[must_use]
+    pub fn under(mut self, rules: &Rules) -> Self {
+        self.roots.retain(|root, _| rules.of(root).is_some());
+        for (root, _) in &rules.roots {
+            self.roots.entry(root.clone()).or_default();
+        }
+        self
     }
 
     /// Every place in which `to` differs from this. A root that only one side names is passed over:

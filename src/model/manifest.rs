@@ -168,6 +168,13 @@ impl Manifest {
         entries.filter_map(|(_, entry)| entry.content())
     }
 
+    /// What lies in `folder` itself, by name; none: in the root. None when there is no such folder.
+    #[must_use]
+    pub fn children(&self, folder: Option<&ArtifactPath>) -> Option<impl Iterator<Item = (&[u8], &Entry)>> {
+        let folder = self.folders.get(folder.map_or(&b""[..], ArtifactPath::as_bytes))?;
+        Some(folder.listing.iter().map(|(name, entry)| (&**name, entry)))
+    }
+
     /// Everything that lies below `folder`, in the order of [`Manifest::iter`].
     pub fn below<'a>(&'a self, folder: &'a ArtifactPath) -> impl Iterator<Item = (ArtifactPath, &'a Entry)> {
         let start = FolderKey::from(folder.as_bytes());

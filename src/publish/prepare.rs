@@ -5,9 +5,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::delta;
+use crate::delta::{Base, Encoder, Run};
 use crate::model::{
-    Change, ContentHash, Edit, Entry, FileTime, Forest, Generation, Place, Proposal, RootName, Rules,
+    Change, ContentHash, Digest, Edit, Entry, FileTime, Forest, Generation, Place, Proposal, RootName, Rules,
 };
 use crate::publish::PublishError;
 use crate::publish::fit::fit;
@@ -32,12 +32,19 @@ pub(super) struct Draft {
 /// A generation that is pinned here and ready to be staged.
 pub(super) struct Prepared {
     pub(super) generation: Generation,
-    pub(super) header: Header,
-    pub(super) spool: Spool,
+    pub(super) parcel: Parcel,
     /// How many places it changes, and how many of them it deletes that were no folders.
     pub(super) changes: u64,
     pub(super) deletes: u64,
-    proposal: Proposal,
+    base_digest: Option<Digest>,
+}
+
+/// A generation as it is sent.
+pub(super) struct Parcel {
+    pub(super) header: Header,
+    pub(super) spool: Spool,
+    /// What its bytes tell.
+    pub(super) runs: Vec<Run>,
 }
 
 /// What came of a draft.
@@ -50,12 +57,7 @@ pub(super) struct Outcome {
 
 /// The forest that edits are made against.
 pub(super) fn base_forest(parent: Option<&Adopted>, rules: &Rules) -> Forest {
-    let mut forest = parent.map(|parent| parent.forest.clone()).unwrap_or_default();
-    forest.roots.retain(|root, _| rules.of(root).is_some());
-    for (root, _) in &rules.roots {
-        forest.roots.entry(root.clone()).or_default();
-    }
-    forest
+    parent.map(|parent| parent.forest.clone()).unwrap_or_default().under(rules)
 }
 
 /// Reads what is new from `roots` into the store, pins the generation, and encodes it for members that hold the parent.
@@ -104,22 +106,30 @@ pub(super) fn prepare(
     let proposal = Proposal { generation, base: parent_number, rules, changes };
     batch.pin(&proposal)?;
     let base_digest = parent.map(|parent| parent.generation.digest);
-    let header = delta::header(&proposal, base_digest, &inlined);
-    let spool = encode(&proposal, &inlined, store, spool_dir)?;
-    let (generation, changes) = (proposal.generation.clone(), proposal.changes.len() as u64);
-    Ok(Outcome {
-        prepared: Some(Prepared { generation, header, spool, changes, deletes, proposal }),
-        unreadable,
-    })
+    let patched = How { base_digest, rules_of_base: is_same, patches: true };
+    let parcel = encode(&proposal, &base, &inlined, patched, store, spool_dir)?;
+    let (generation, changes) = (proposal.generation, proposal.changes.len() as u64);
+    Ok(Outcome { prepared: Some(Prepared { generation, parcel, changes, deletes, base_digest }), unreadable })
 }
 
 impl Prepared {
-    /// The same generation with every content, for a member that lacks what it should have.
-    pub(super) fn whole(&self, store: &Store, spool_dir: &Path) -> Result<(Header, Spool), PublishError> {
+    /// The same generation with every content, for a member that lacks what it should have. Made from the store again:
+    /// it is seldom needed, and would be in memory for as long as the slowest member takes.
+    pub(super) fn whole(&self, store: &Store, spool_dir: &Path) -> Result<Parcel, PublishError> {
+        let (parent, digest) = (self.generation.parent, &self.generation.digest);
+        let unknown = StoreError::UnknownBase { number: self.generation.number, base: parent };
+        let base = self.base_digest.unwrap_or(Digest([0; 32]));
+        let proposal = store.changes_between(parent, &base, self.generation.number, digest)?;
+        let proposal = proposal.filter(|proposal| proposal.base == parent);
+        let (Some(proposal), Some(basis)) = (proposal, store.basis(parent, self.base_digest.as_ref())?)
+        else {
+            return Err(unknown.into());
+        };
         let all: BTreeSet<ContentHash> =
-            self.proposal.changes.iter().filter_map(|change| change.entry.as_ref()?.content()).collect();
-        let header = delta::header(&self.proposal, self.header.base_digest, &all);
-        Ok((header, encode(&self.proposal, &all, store, spool_dir)?))
+            proposal.changes.iter().filter_map(|change| change.entry.as_ref()?.content()).collect();
+        let forest = basis.forest.under(&proposal.rules);
+        let how = How { base_digest: self.base_digest, rules_of_base: false, patches: false };
+        encode(&proposal, &forest, &all, how, store, spool_dir)
     }
 }
 
@@ -182,15 +192,34 @@ fn unknown_to_peers(
     unknown
 }
 
+/// How a parcel is encoded.
+struct How {
+    base_digest: Option<Digest>,
+    rules_of_base: bool,
+    patches: bool,
+}
+
 fn encode(
     proposal: &Proposal,
-    inlined: &BTreeSet<ContentHash>,
+    forest: &Forest,
+    sent: &BTreeSet<ContentHash>,
+    how: How,
     store: &Store,
     spool_dir: &Path,
-) -> Result<Spool, PublishError> {
-    Spool::fill(
+) -> Result<Parcel, PublishError> {
+    let time = |place: &Place| store.author_mtime(place).map_err(std::io::Error::other);
+    let base = Base { forest, time: &time };
+    let has = |hash: &ContentHash| Ok::<_, PublishError>(how.patches && store.has(hash)?);
+    let encoder = Encoder::new(proposal, &base, sent, has)?;
+    let mut runs = Vec::new();
+    let open = |hash: &ContentHash| Ok::<_, PublishError>(store.open_blob(hash)?);
+    let spool = Spool::fill(
         spool_dir,
-        |out| delta::encode(proposal, inlined, |hash| Ok::<_, PublishError>(store.open_blob(hash)?), out),
+        |out| {
+            runs = encoder.write(open, out)?;
+            Ok(())
+        },
         PublishError::Spool,
-    )
+    )?;
+    Ok(Parcel { header: encoder.header(proposal, how.base_digest, how.rules_of_base), spool, runs })
 }

@@ -14,20 +14,23 @@ use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
+use crate::delta::tally;
 use crate::model::{Member, NodeId};
-use crate::publish::prepare::Prepared;
-use crate::publish::spool::Spool;
+use crate::publish::Config;
+use crate::publish::prepare::{Parcel, Prepared};
 use crate::publish::status::Observer;
-use crate::rpc::{Lane, Peers, within};
+use crate::rpc::{Lane, Peers, Upload, within};
 use crate::store::Store;
-use crate::wire::{Header, proto};
+use crate::wire::proto;
 
 /// A member that answers nothing for this long, besides the time its bytes take, is tried again.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// The slowest line that is waited for: bytes per second.
 const SLOWEST: u64 = 256 << 10;
+/// Below an upload cap so many are thought to share it.
+const SENDERS: u64 = 8;
 /// The longest attempt.
-const ATTEMPT_MAX: Duration = Duration::from_secs(100);
+const ATTEMPT_MAX: Duration = Duration::from_secs(3600);
 const RETRY_MIN: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(1);
 /// Generations on their way to one member at once; a member that is slower catches up by itself.
@@ -38,6 +41,7 @@ pub(super) struct Stages {
     peers: Peers,
     store: Store,
     spool_dir: PathBuf,
+    upload: Upload,
     observer: Arc<dyn Observer>,
     lanes: HashMap<NodeId, Arc<Semaphore>>,
     running: JoinSet<()>,
@@ -47,7 +51,7 @@ pub(super) struct Stages {
 pub(super) struct Round {
     prepared: Arc<Prepared>,
     /// The parcel with all contents, made when a member lacks what it should have.
-    whole: Arc<OnceCell<Arc<(Header, Spool)>>>,
+    whole: Arc<OnceCell<Arc<Parcel>>>,
     enough: CancellationToken,
     answers: mpsc::Sender<Answer>,
 }
@@ -67,8 +71,9 @@ impl Drop for Round {
 }
 
 impl Stages {
-    pub(super) fn new(peers: Peers, store: Store, spool_dir: PathBuf, observer: Arc<dyn Observer>) -> Self {
-        Self { peers, store, spool_dir, observer, lanes: HashMap::new(), running: JoinSet::new() }
+    pub(super) fn new(peers: Peers, store: Store, config: &Config, observer: Arc<dyn Observer>) -> Self {
+        let (spool_dir, upload) = (config.spool_dir.clone(), config.upload.clone());
+        Self { peers, store, spool_dir, upload, observer, lanes: HashMap::new(), running: JoinSet::new() }
     }
 
     /// A new round, and where its answers come in.
@@ -86,6 +91,7 @@ impl Stages {
             peers: self.peers.clone(),
             store: self.store.clone(),
             spool_dir: self.spool_dir.clone(),
+            upload: self.upload.clone(),
             observer: Arc::clone(&self.observer),
             id,
             member: member.clone(),
@@ -110,30 +116,24 @@ struct Way {
     peers: Peers,
     store: Store,
     spool_dir: PathBuf,
+    upload: Upload,
     observer: Arc<dyn Observer>,
     id: NodeId,
     member: Member,
     prepared: Arc<Prepared>,
-    whole: Arc<OnceCell<Arc<(Header, Spool)>>>,
+    whole: Arc<OnceCell<Arc<Parcel>>>,
 }
 
-enum Parcel {
-    Small(Arc<Prepared>),
-    Whole(Arc<(Header, Spool)>),
+enum Sent {
+    Patched(Arc<Prepared>),
+    Whole(Arc<Parcel>),
 }
 
-impl Parcel {
-    fn header(&self) -> &Header {
+impl Sent {
+    fn parcel(&self) -> &Parcel {
         match self {
-            Self::Small(prepared) => &prepared.header,
-            Self::Whole(whole) => &whole.0,
-        }
-    }
-
-    fn spool(&self) -> &Spool {
-        match self {
-            Self::Small(prepared) => &prepared.spool,
-            Self::Whole(whole) => &whole.1,
+            Self::Patched(prepared) => &prepared.parcel,
+            Self::Whole(parcel) => parcel,
         }
     }
 }
@@ -146,7 +146,7 @@ impl Way {
             let parcel = if sends_whole {
                 self.whole().await
             } else {
-                Some(Parcel::Small(Arc::clone(&self.prepared)))
+                Some(Sent::Patched(Arc::clone(&self.prepared)))
             };
             let refused = match parcel {
                 None => Some("encoding all contents failed".to_owned()),
@@ -176,7 +176,7 @@ impl Way {
         }
     }
 
-    async fn whole(&self) -> Option<Parcel> {
+    async fn whole(&self) -> Option<Sent> {
         let made = self.whole.get_or_try_init(|| async {
             let (prepared, store, dir) =
                 (Arc::clone(&self.prepared), self.store.clone(), self.spool_dir.clone());
@@ -193,15 +193,17 @@ impl Way {
                 Err(_) => Err(()),
             }
         });
-        made.await.ok().map(|whole| Parcel::Whole(Arc::clone(whole)))
+        made.await.ok().map(|whole| Sent::Whole(Arc::clone(whole)))
     }
 
-    async fn attempt(&self, parcel: Arc<Parcel>) -> Result<proto::StageReply, tonic::Status> {
+    async fn attempt(&self, what: Arc<Sent>) -> Result<proto::StageReply, tonic::Status> {
         let mut client = self
             .peers
             .artifacts(self.id, &self.member.address, Lane::Bulk)
             .map_err(|error| tonic::Status::invalid_argument(error.to_string()))?;
-        let limit = (ANSWER_WITHIN + Duration::from_secs(parcel.spool().bytes() / SLOWEST)).min(ATTEMPT_MAX);
+        let slowest = self.upload.share(SLOWEST, SENDERS);
+        let bytes = what.parcel().spool.bytes();
+        let limit = (ANSWER_WITHIN + Duration::from_secs(bytes / slowest)).min(ATTEMPT_MAX);
         let (pieces, stream) = mpsc::channel(2);
         // Counted where the connection takes them: a peer that can't be reached is sent nothing.
         let sent = Arc::new(AtomicU64::new(0));
@@ -211,7 +213,7 @@ impl Way {
         });
         let reply = {
             let call = within(limit, client.stage(stream));
-            let feeding = feed(&parcel, pieces);
+            let feeding = feed(&what, &self.upload, pieces);
             tokio::pin!(call, feeding);
             // The reply may come before all was read: a refusal needs no body.
             tokio::select! {
@@ -225,28 +227,50 @@ impl Way {
         };
         let sent = sent.load(Ordering::Relaxed);
         if sent > 0 {
-            self.observer.sent(&self.member.name, "zstd", sent);
+            let tally = tally(&what.parcel().runs, sent);
+            for (kind, bytes) in tally.bytes.into_iter().filter(|(_, bytes)| *bytes > 0) {
+                self.observer.sent(&self.member.name, kind, bytes);
+            }
+            self.observer.saved(tally.saved);
         }
         reply
     }
 }
 
 /// Hands the parcel on piece by piece, until the other side listens no more.
-async fn feed(parcel: &Arc<Parcel>, pieces: mpsc::Sender<proto::Parcel>) -> io::Result<()> {
-    let mut next = Some(proto::parcel::Part::Header(parcel.header().into()));
+async fn feed(what: &Arc<Sent>, upload: &Upload, pieces: mpsc::Sender<proto::Parcel>) -> io::Result<()> {
+    let mut next = Some(proto::parcel::Part::Header((&what.parcel().header).into()));
     let mut index = 0;
     while let Some(part) = next {
-        let message = proto::Parcel { part: Some(part) };
-        if pieces.send(message).await.is_err() {
-            break;
+        for message in cut(part, upload.piece_bytes_max()) {
+            upload.pass(message.encoded_len()).await;
+            if pieces.send(message).await.is_err() {
+                return Ok(());
+            }
         }
-        let source = Arc::clone(parcel);
-        let piece = match parcel.spool().is_in_memory() {
-            true => source.spool().piece(index)?,
-            false => tokio::task::spawn_blocking(move || source.spool().piece(index)).await??,
+        let source = Arc::clone(what);
+        let piece = match what.parcel().spool.is_in_memory() {
+            true => source.parcel().spool.piece(index)?,
+            false => tokio::task::spawn_blocking(move || source.parcel().spool.piece(index)).await??,
         };
         index += 1;
         next = piece.map(proto::parcel::Part::Data);
     }
     Ok(())
+}
+
+/// Messages of at most so many bytes of data.
+fn cut(part: proto::parcel::Part, bytes_max: usize) -> impl Iterator<Item = proto::Parcel> {
+    let mut rest = Some(part);
+    std::iter::from_fn(move || {
+        let part = match rest.take()? {
+            proto::parcel::Part::Data(mut data) if data.len() > bytes_max => {
+                let first = data.split_to(bytes_max);
+                rest = Some(proto::parcel::Part::Data(data));
+                proto::parcel::Part::Data(first)
+            }
+            part => part,
+        };
+        Some(proto::Parcel { part: Some(part) })
+    })
 }

@@ -44,4 +44,6 @@ pub trait Observer: Send + Sync {
     fn step(&self, step: &'static str, took: Duration);
     /// So many bytes went to the member called `peer`, as `full`, `delta` or `zstd`.
     fn sent(&self, peer: &str, kind: &'static str, bytes: u64);
+    /// So many bytes did not have to go, because the old version was known.
+    fn saved(&self, bytes: u64);
 }

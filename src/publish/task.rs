@@ -22,7 +22,7 @@ use crate::publish::shut::{open_roots, shut_roots};
 use crate::publish::stage::Stages;
 use crate::publish::window::DeleteWindow;
 use crate::publish::{LastPublish, Observer, PublishError, PublishStatus, Timing, own_rules};
-use crate::rpc::Peers;
+use crate::rpc::{Peers, Upload};
 use crate::store::{Adopted, Store};
 
 /// Without a majority for this long, it is a problem.
@@ -52,6 +52,8 @@ pub struct Config {
     pub rules: Rules,
     /// Roots that may be absent.
     pub optional: BTreeSet<RootName>,
+    /// The cap of what is sent to all members together.
+    pub upload: Upload,
     /// Where a large parcel is kept while it is sent: on the disk of the data folder.
     pub spool_dir: PathBuf,
 }
@@ -144,7 +146,7 @@ pub fn new(
     let (status, seen) = watch::channel(PublishStatus::default());
     let (in_flight, flies) = watch::channel(false);
     let (outlook, asked) = OutlookHandle::new();
-    let stages = Stages::new(peers, store.clone(), config.spool_dir.clone(), Arc::clone(&observer));
+    let stages = Stages::new(peers, store.clone(), &config, Arc::clone(&observer));
     let task = PublishTask {
         gather: Gather::new(config.timing),
         state: coordinator.state(),
@@ -480,7 +482,7 @@ impl PublishTask {
             let last = LastPublish {
                 generation: prepared.generation.number,
                 changes: prepared.changes,
-                parcel_bytes: prepared.spool.bytes(),
+                parcel_bytes: prepared.parcel.spool.bytes(),
                 gather: decided.saturating_duration_since(batch.seen),
                 read: read - decided,
                 stage: staged - read,

@@ -13,8 +13,9 @@ pub const PARCEL_BYTES_MAX: usize = 1 << 20;
 pub(super) const HANDSHAKE: Duration = Duration::from_secs(5);
 /// Until a connection attempt is given up; calls are bounded by their own deadlines besides.
 pub(super) const CONNECT: Duration = Duration::from_secs(2);
-/// The longest that any call may take that says nothing shorter: a stage of everything over a slow line.
-pub(super) const CALL: Duration = Duration::from_secs(120);
+/// The longest that any call may take that says nothing shorter: a stage of everything over a slow line, or below an
+/// upload cap.
+pub(super) const CALL: Duration = Duration::from_secs(3600);
 /// How long a stopping server waits for calls in flight.
 pub(super) const DRAIN: Duration = Duration::from_secs(5);
 /// A silent connection is probed after this.

@@ -15,6 +15,7 @@ mod serve;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod upload;
 
 pub use check::Caller;
 pub use error::RpcError;
@@ -23,3 +24,4 @@ pub use limits::{CONTROL_BYTES_MAX, PARCEL_BYTES_MAX, RAFT_BYTES_MAX};
 pub use peers::{Lane, Link, Peers, within};
 pub use serve::serve;
 pub use tls::Tls;
+pub use upload::Upload;

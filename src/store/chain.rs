@@ -145,11 +145,11 @@ impl Chain {
 }
 
 /// A generation with the modification times that differ from the head's rows.
-struct View {
+pub(super) struct View {
     generation: Generation,
-    rules: Rules,
-    forest: Forest,
-    times: BTreeMap<Place, Option<FileTime>>,
+    pub(super) rules: Rules,
+    pub(super) forest: Forest,
+    pub(super) times: BTreeMap<Place, Option<FileTime>>,
 }
 
 impl Store {
@@ -462,7 +462,7 @@ impl Store {
             Some(view) => (have, view.forest),
             None => (0, Forest::default()),
         };
-        let from = with_roots(from, &to.rules);
+        let from = from.under(&to.rules);
         let mut changes = Vec::new();
         self.index().read(|txn| {
             let tree = txn.open_table(TREE)?;
@@ -479,7 +479,7 @@ impl Store {
         Ok(Some(Proposal { generation: to.generation, base, rules: to.rules, changes }))
     }
 
-    fn view(&self, number: u64, digest: &Digest) -> Result<Option<View>, StoreError> {
+    pub(super) fn view(&self, number: u64, digest: &Digest) -> Result<Option<View>, StoreError> {
         let (head, key) = {
             let chain = self.chain();
             (chain.head.clone(), chain.find(number, digest))
@@ -535,7 +535,7 @@ impl Store {
                     .map(|step| (step.place.clone(), step.old.as_ref().map(|row| row.entry.clone())));
                 let forest =
                     view.forest.with(back).map_err(|error| StoreError::corrupt(error.to_string()))?;
-                view.forest = with_roots(forest, &before.rules);
+                view.forest = forest.under(&before.rules);
                 view.times
                     .extend(steps.into_iter().map(|step| (step.place, step.old.and_then(|row| row.mtime))));
                 (view.generation, view.rules) = (before.entry.generation, before.rules);
@@ -610,20 +610,12 @@ fn build(
     rules: &Rules,
     edits: impl IntoIterator<Item = (Place, Option<Entry>)>,
 ) -> Result<Forest, StoreError> {
-    let forest = with_roots(base.clone(), rules);
+    let forest = base.clone().under(rules);
     let edits: Vec<_> = edits.into_iter().collect();
     if let Some((place, _)) = edits.iter().find(|(place, _)| rules.of(&place.root).is_none()) {
         return Err(StoreError::UnknownRoot { number, root: place.root.to_string() });
     }
     forest.with(edits).map_err(|source| StoreError::NoTree { number, source })
-}
-
-fn with_roots(mut forest: Forest, rules: &Rules) -> Forest {
-    forest.roots.retain(|root, _| rules.of(root).is_some());
-    for (root, _) in &rules.roots {
-        forest.roots.entry(root.clone()).or_default();
-    }
-    forest
 }
 
 /// Every place that differs, those of roots that only one side names too.

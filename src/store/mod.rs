@@ -16,6 +16,7 @@ use redb::ReadableTable;
 
 use crate::model::{ContentHash, unix_ms};
 
+mod basis;
 mod batch;
 mod blob;
 mod chain;
@@ -28,6 +29,7 @@ mod quarantine;
 mod records;
 mod rows;
 
+pub use basis::Basis;
 pub use batch::Batch;
 pub use blob::Blob;
 pub use chain::{Adopted, HistoryEntry, Pinned};

@@ -9,6 +9,8 @@ use crate::wire::{WireError, proto};
 pub const CHANGES_MAX: u64 = 500_000;
 /// Most bytes of contents in one parcel.
 const CONTENT_BYTES_MAX: u64 = 64 << 30;
+/// The body that this version writes and reads.
+const BODY: u32 = 1;
 const ROOTS_MAX: usize = 256;
 const NAME_BYTES_MAX: usize = 255;
 /// All patterns together; with the rest of the header below the bulk lane's message limit.
@@ -28,15 +30,15 @@ pub struct Header {
     pub changes: u64,
     /// How many bytes of contents follow them.
     pub content_bytes: u64,
-    /// The generation's rules.
-    pub rules: Rules,
+    /// The generation's rules; none: those of the base.
+    pub rules: Option<Rules>,
 }
 
 impl Header {
-    /// The proposal that this header and `changes` make.
+    /// The proposal that this header, the rules and `changes` make.
     #[must_use]
-    pub fn proposal(self, changes: Vec<crate::model::Change>) -> Proposal {
-        Proposal { generation: self.generation, base: self.base, rules: self.rules, changes }
+    pub fn proposal(self, rules: Rules, changes: Vec<crate::model::Change>) -> Proposal {
+        Proposal { generation: self.generation, base: self.base, rules, changes }
     }
 }
 
@@ -56,7 +58,17 @@ impl TryFrom<proto::ParcelHeader> for Header {
         };
         bounded("the number of changes", message.changes, CHANGES_MAX)?;
         bounded("the contents' size in bytes", message.content_bytes, CONTENT_BYTES_MAX)?;
-        let rules = rules_from(message.rules)?;
+        if message.body != BODY {
+            let (what, value) = ("the kind of a parcel's body", u64::from(message.body));
+            return Err(WireError::Value { what, value, expected: "1: the other node runs another version" });
+        }
+        let rules = match message.rules_of_base {
+            true if message.base == 0 || !message.rules.is_empty() => {
+                return Err(WireError::Missing { what: "the base of the rules" });
+            }
+            true => None,
+            false => Some(rules_from(message.rules)?),
+        };
         let (changes, content_bytes) = (message.changes, message.content_bytes);
         Ok(Self { generation, base: message.base, base_digest, changes, content_bytes, rules })
     }
@@ -70,7 +82,13 @@ impl From<&Header> for proto::ParcelHeader {
             base_digest: header.base_digest.map_or_else(Bytes::new, |digest| bytes_of(&digest)),
             changes: header.changes,
             content_bytes: header.content_bytes,
-            rules: header.rules.roots.iter().map(|(root, rules)| rules_to(root, rules)).collect(),
+            rules: header
+                .rules
+                .iter()
+                .flat_map(|rules| rules.roots.iter().map(|(root, rules)| rules_to(root, rules)))
+                .collect(),
+            rules_of_base: header.rules.is_none(),
+            body: BODY,
         }
     }
 }
@@ -155,7 +173,10 @@ fn rules_to(root: &RootName, rules: &RootRules) -> proto::RootRules {
 }
 
 /// The name of a root, as a peer gives it.
-pub(super) fn root_name(text: &str) -> Result<RootName, WireError> {
+///
+/// # Errors
+/// When it is none.
+pub fn root_name(text: &str) -> Result<RootName, WireError> {
     name("a root", text).map(RootName::new)
 }
 
@@ -203,16 +224,17 @@ mod tests {
             base_digest: Some(Digest::of(b"5")),
             changes: 2,
             content_bytes: 10,
-            rules: Rules {
+            rules: Some(Rules {
                 roots: vec![(RootName::new("a"), rules), (RootName::new("b"), RootRules::default())],
-            },
+            }),
         }
     }
 
     #[test]
     fn a_header_survives_the_wire() {
         let from_nothing = Header { base: 0, base_digest: None, ..header() };
-        for header in [header(), from_nothing] {
+        let as_before = Header { rules: None, ..header() };
+        for header in [header(), from_nothing, as_before] {
             assert_eq!(Header::try_from(proto::ParcelHeader::from(&header)).unwrap(), header);
         }
     }
@@ -230,6 +252,9 @@ mod tests {
             ("base without digest", |h| h.base_digest = Bytes::new()),
             ("too many changes", |h| h.changes = u64::MAX),
             ("too much content", |h| h.content_bytes = u64::MAX),
+            ("another body", |h| h.body = 2),
+            ("rules twice", |h| h.rules_of_base = true),
+            ("rules of nothing", |h| (h.base, h.rules_of_base, h.rules) = (0, true, vec![])),
             ("roots twice", |h| h.rules[1].root = "a".to_owned()),
             ("root without name", |h| h.rules[0].root.clear()),
             ("long patterns", |h| h.rules[0].exclude.push("x".repeat(PATTERN_BYTES_MAX))),

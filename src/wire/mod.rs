@@ -8,9 +8,9 @@ mod error;
 mod header;
 mod link;
 
-pub use change::FILE_BYTES_MAX;
+pub use change::{Coming, FILE_BYTES_MAX, change_from, change_to, place_from, time_from, time_to};
 pub use error::WireError;
-pub use header::{CHANGES_MAX, Header};
+pub use header::{CHANGES_MAX, Header, root_name};
 pub use link::{LinkError, check_link};
 
 /// The messages and services of `proto/syncd.proto`.

@@ -43,7 +43,8 @@ fn stager(store: &Store) -> Stager {
     let appointment = Appointment { epoch: 5, replaced: 0, manager: 2, lease: Duration::from_secs(1) };
     let state = ClusterState::new(CLUSTER, Default::default(), Default::default(), Seed::Anyone);
     let state = ClusterState { applied_index: 5, appointment: Some(appointment), ..state };
-    Stager::new(store.clone(), Arc::new(Fixed(watch::Sender::new(Some(Arc::new(state))))))
+    let coordinator = Arc::new(Fixed(watch::Sender::new(Some(Arc::new(state)))));
+    Stager::new(store.clone(), coordinator, Upload::default(), Arc::new(crate::apply::Unobserved))
 }
 
 /// A manager with a generation, and its parcels for a node that has `have`.
@@ -59,7 +60,7 @@ async fn parcels(
         want: generation.number,
         want_digest: bytes(generation),
     };
-    stager(&manager.store).fetch(request).await.unwrap().collect().await
+    stager(&manager.store).fetch(3, request).await.unwrap().collect().await
 }
 
 fn sent(parcels: &[Result<Parcel, Status>]) -> usize {
@@ -129,7 +130,7 @@ async fn refusals_say_why() {
     }
     assert!(worker.store.pins().is_empty());
     let unknown = FetchRequest { want: 9, want_digest: vec![0; 32].into(), ..FetchRequest::default() };
-    let answer = stager(&manager.store).fetch(unknown).await.map(|_| ());
+    let answer = stager(&manager.store).fetch(3, unknown).await.map(|_| ());
     assert_eq!(answer.unwrap_err().code(), tonic::Code::NotFound);
 }
 

@@ -132,6 +132,7 @@ impl Node {
             store: fixture.store.clone(),
             supplier: Arc::new(Shelf { store: fixture.store.clone(), entries: shelf }),
             observer: Arc::new(Unobserved),
+            upload: crate::rpc::Upload::default(),
         };
         let (handle, task) = new(config, parts);
         let stop = CancellationToken::new();

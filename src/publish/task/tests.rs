@@ -11,7 +11,7 @@ use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::*;
-use crate::delta::{ChunkReader, Decoder};
+use crate::delta::{self, ChunkReader};
 use crate::inventory::{self, RootConfig};
 use crate::model::{
     Appointment, ArtifactPath, ClusterId, CommitRefusal, Head, Lease, Member, Order, OrderError,
@@ -107,9 +107,10 @@ impl Observer for Sent {
     fn published(&self, _: Duration) {}
     fn step(&self, _: &'static str, _: Duration) {}
     fn sent(&self, peer: &str, kind: &'static str, bytes: u64) {
-        assert_eq!(kind, "zstd");
+        assert!(["full", "delta", "zstd"].contains(&kind));
         *self.0.lock().unwrap().entry(peer.to_owned()).or_default() += bytes;
     }
+    fn saved(&self, _: u64) {}
 }
 
 /// A member that stages into a store of its own.
@@ -130,13 +131,23 @@ impl Artifacts for Peer {
         let header = header.unwrap();
         let mut pieces = pieces.into_iter();
         let input = ChunkReader::new(|| io::Result::Ok(pieces.next()));
-        let (mut decoder, changes) = Decoder::open(input, &header).unwrap();
+        let Ok(Some(basis)) = self.0.basis(header.base, header.base_digest.as_ref()) else {
+            let refused = "the base is not here".to_owned();
+            return Ok(Response::new(StageReply { pinned: false, refused, newest: 0 }));
+        };
+        let rules = header.rules.clone().unwrap_or_else(|| basis.rules.clone());
+        let forest = basis.forest.clone().under(&rules);
+        let time = |place: &Place| basis.time(place).map_err(io::Error::other);
         let mut batch = self.0.batch();
-        while let Some((hash, size)) = decoder.next_content().unwrap() {
-            batch.put(&hash, size, &mut decoder).unwrap();
-        }
-        decoder.finish().unwrap();
-        let pinned = batch.pin(&header.proposal(changes));
+        let changes = delta::decode(
+            input,
+            &header,
+            &delta::Base { forest: &forest, time: &time },
+            |hash| Ok::<_, PublishError>(self.0.open_blob(hash)?),
+            |hash, size, content| Ok(batch.put(hash, size, content).map(|_| ())?),
+        )
+        .unwrap();
+        let pinned = batch.pin(&header.proposal(rules, changes));
         let newest = self.0.pins().iter().map(|pin| pin.number).max().unwrap_or(0);
         let refused = pinned.as_ref().err().map(ToString::to_string).unwrap_or_default();
         Ok(Response::new(StageReply { pinned: pinned.is_ok(), refused, newest }))
@@ -262,6 +273,7 @@ impl Rig {
             rules: own,
             optional: BTreeSet::new(),
             spool_dir: self.dir.path().to_owned(),
+            upload: crate::rpc::Upload::default(),
         };
         let (handle, task) = new(
             config,
