@@ -43,6 +43,7 @@ pub(super) async fn receive(
     header: Header,
     mut parcels: impl Stream<Item = Result<Parcel, Status>> + Unpin,
 ) -> Result<Pinned, IntakeError> {
+    let _receiving = store.meter().begin("receiving", None, Some(header.content_bytes));
     let (sender, mut pieces) = mpsc::channel::<io::Result<Bytes>>(WAITING);
     let decoding = tokio::task::spawn_blocking({
         let store = store.clone();

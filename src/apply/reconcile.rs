@@ -80,6 +80,13 @@ pub(super) fn reconcile(round: Round<'_>) -> Result<Outcome, Box<Failed>> {
     }
 }
 
+fn size_of(entry: Option<&Entry>) -> Option<u64> {
+    match entry {
+        Some(Entry::File { size, .. }) => Some(*size),
+        _ => None,
+    }
+}
+
 struct Step {
     edit: Edit,
     /// What is staged for it.
@@ -173,6 +180,9 @@ impl Work<'_> {
     /// Makes everything ready that can fail for want of space, without touching a single artifact.
     fn stage_all(&mut self) -> Result<(), ApplyError> {
         self.check_displaced()?;
+        let edits = &self.round.edits;
+        let bytes = edits.iter().filter_map(|edit| size_of(edit.new.as_ref())).sum();
+        let _applying = self.round.store.meter().begin("applying", Some(edits.len() as u64), Some(bytes));
         for edit in plan::order(std::mem::take(&mut self.round.edits)) {
             let root = &edit.place.root;
             if !self.workshops.contains_key(root) {
@@ -182,6 +192,8 @@ impl Work<'_> {
             }
             self.steps.push(Step { edit, staged: None, mtime: FileTime { seconds: 0, nanos: 0 } });
             self.stage(self.steps.len() - 1)?;
+            let staged = self.steps.last().and_then(|step| size_of(step.edit.new.as_ref()));
+            self.round.store.meter().count("applying", staged.unwrap_or(0));
         }
         for (root, workshop) in &self.workshops {
             workshop.sync().map_err(ApplyError::within(root))?;

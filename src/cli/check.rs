@@ -85,7 +85,7 @@ mod tests {
     fn the_worst_decides_and_configuration_before_all() {
         let (ok, warning) = (finding(Grade::Ok, "port"), finding(Grade::Warning, "peer"));
         let (error, mistake) = (finding(Grade::Error, "port"), finding(Grade::Error, "configuration"));
-        assert_eq!(exit(&[ok.clone()]), Exit::Ok);
+        assert_eq!(exit(std::slice::from_ref(&ok)), Exit::Ok);
         assert_eq!(exit(&[warning.clone(), ok.clone()]), Exit::Degraded);
         assert_eq!(exit(&[error.clone(), warning.clone()]), Exit::Critical);
         assert_eq!(exit(&[mistake, error.clone()]), Exit::Config);

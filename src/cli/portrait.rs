@@ -6,7 +6,7 @@ use crate::cli::output::{Colour, Style, plain, wrap};
 use crate::cli::table::{Cell, Table};
 use crate::daemon::status::{Health, StatusReport};
 use crate::daemon::summary::{sentence, span};
-use crate::model::{NodeReport, NodeState, Problem, Severity};
+use crate::model::{NodeReport, NodeState, Problem, Progress, Severity};
 
 /// From so many problems of one code on, they are told together.
 const TOGETHER_FROM: usize = 4;
@@ -30,6 +30,12 @@ pub(super) fn render(report: &StatusReport, now_ms: i64, style: Style) -> String
     text.push_str(&wrap(&seen, style.width, "    "));
     text.push_str("\n\n");
     text.push_str(&nodes(report, style));
+    for node in &report.nodes {
+        if let Some(progress) = &node.progress {
+            text.push_str(&wrap(&how_far(&node.name, progress), style.width, "    "));
+            text.push('\n');
+        }
+    }
     for group in groups(&report.problems) {
         text.push('\n');
         text.push_str(&told_together(&group, style));
@@ -83,6 +89,18 @@ fn nodes(report: &StatusReport, style: Style) -> String {
 
 fn lag(node: &NodeReport) -> Option<String> {
     node.lag_seconds.map(|seconds| if seconds == 0.0 { "0".to_owned() } else { span(seconds) })
+}
+
+/// How far a node's long work is, at what rate, and how long the rest takes.
+fn how_far(node: &str, progress: &Progress) -> String {
+    let total = progress.files_total.map_or(String::new(), |total| format!(" of {total}"));
+    let share = match progress.bytes_total {
+        Some(total @ 1..) => format!(", {} %", 100 * progress.bytes.min(total) / total),
+        _ => String::new(),
+    };
+    let left = progress.seconds_left.map_or(String::new(), |left| format!(", {} left", span(left)));
+    let (node, step, files) = (plain(node), plain(&progress.step), progress.files);
+    format!("{node}: {step}, {files}{total} files{share}, {:.0} a second{left}", progress.files_per_second)
 }
 
 /// Problems in their order; those of one code and severity stand together where the first of them stood.
@@ -211,6 +229,7 @@ pub(super) mod tests {
             instance: None,
             priority: 0,
             faults: Vec::new(),
+            progress: None,
             roots: Vec::new(),
             problems: Vec::new(),
         }
@@ -244,6 +263,26 @@ pub(super) mod tests {
             message: "differs".into(),
             remedy: "look".into(),
         }
+    }
+
+    #[test]
+    fn long_work_is_told_with_its_rate_and_what_is_left() {
+        let mut progress = Progress {
+            step: "receiving".into(),
+            files: 50,
+            files_total: None,
+            bytes: 250,
+            bytes_total: Some(1000),
+            seconds: 2.0,
+            files_per_second: 25.0,
+            seconds_left: Some(6.0),
+        };
+        let mut copying = node("gw2", NodeState::Fetching, None);
+        copying.progress = Some(progress.clone());
+        let text = render(&report(vec![copying]), 0, Style::default());
+        assert!(text.contains("\ngw2: receiving, 50 files, 25 %, 25 a second, 6.0 s left\n"), "{text}");
+        (progress.files_total, progress.bytes_total, progress.seconds_left) = (Some(70), None, None);
+        assert_eq!(how_far("gw2", &progress), "gw2: receiving, 50 of 70 files, 25 a second");
     }
 
     #[test]

@@ -11,8 +11,8 @@ use crate::daemon::config::Config;
 use crate::inventory::Observed;
 use crate::inventory::Unwatched;
 use crate::model::{
-    BootTime, ClusterState, Instance, LostQuorum, NodeReport, NodeState, Problem, Role, RootReport, Seed,
-    Severity, Standing, Successor,
+    BootTime, ClusterState, Instance, LostQuorum, NodeReport, NodeState, Problem, Progress, Role, RootReport,
+    Seed, Severity, Standing, Successor,
 };
 use crate::publish::PublishStatus;
 
@@ -35,6 +35,8 @@ pub struct Inputs<'a> {
     pub apply: &'a ApplyStatus,
     /// What the manager's folder has beyond the head.
     pub publish: &'a PublishStatus,
+    /// How far long work is.
+    pub progress: Option<Progress>,
     /// Since when this node is behind the head.
     pub behind_since: Option<BootTime>,
     /// Since when that counts against it: no pause of the cluster does.
@@ -79,6 +81,7 @@ pub fn report(inputs: &Inputs<'_>) -> NodeReport {
         }),
         priority: inputs.config.me().map_or(0, |me| me.priority),
         faults,
+        progress: inputs.progress.clone(),
         roots: roots(inputs),
         problems: bounded(problems, &inputs.config.node.name),
     }
@@ -100,7 +103,11 @@ fn node_state(inputs: &Inputs<'_>) -> NodeState {
         Some(state) if state.paused.is_some() && inputs.apply.state != NodeState::Manager => {
             NodeState::Paused
         }
-        _ => inputs.apply.state,
+        _ => match inputs.progress.as_ref().map(|progress| progress.step.as_str()) {
+            Some("receiving") if inputs.behind_since.is_some() => NodeState::Fetching,
+            Some("applying") if inputs.behind_since.is_some() => NodeState::Syncing,
+            _ => inputs.apply.state,
+        },
     }
 }
 
@@ -350,6 +357,7 @@ pub fn unheard(name: String, address: String, role: String) -> NodeReport {
         instance: None,
         priority: 0,
         faults: Vec::new(),
+        progress: None,
         roots: Vec::new(),
         problems: Vec::new(),
     }

@@ -11,7 +11,7 @@ use crate::cluster::Cluster;
 use crate::daemon::config::Config;
 use crate::daemon::report::{Inputs, report};
 use crate::inventory::Observed;
-use crate::model::{BootTime, ClusterState, NodeReport, Standing};
+use crate::model::{BootTime, ClusterState, Meter, NodeReport, Standing};
 use crate::publish::PublishStatus;
 
 /// The report is made again this often even if nothing happened: its ages move.
@@ -30,6 +30,8 @@ pub struct Reporter {
     pub(super) behind_since: Option<BootTime>,
     /// The same without the time in which the cluster was paused.
     pub(super) late_since: Option<BootTime>,
+    /// What counts long work.
+    pub(super) meters: Vec<Meter>,
 }
 
 impl Reporter {
@@ -75,6 +77,7 @@ impl Reporter {
             observed: &observed,
             apply: &apply,
             publish: &publish,
+            progress: self.meters.iter().find_map(|meter| meter.read(now)),
             behind_since: self.behind_since,
             late_since: self.late_since,
             now,

@@ -207,6 +207,7 @@ impl Daemon {
             applying.held_at_start.clone(),
             Arc::clone(&metrics) as Arc<dyn publish::Observer>,
         );
+        let meters = vec![inventory.meter(), store.meter().clone()];
         let inspector = Inspector::new(inspect::Parts {
             name: config.node.name.clone(),
             inventory: inventory.clone(),
@@ -244,6 +245,7 @@ impl Daemon {
             own,
             behind_since: None,
             late_since: None,
+            meters,
         };
         let resign = Resign {
             cluster: cluster.clone(),

@@ -90,11 +90,11 @@ impl Mender<'_> {
     /// Puts `hash` into the store again: from this node's own root if the file is there, else from a peer. Says from
     /// where; none when nobody has it whole.
     pub(super) async fn mend(&self, hash: &ContentHash, size: u64, place: &Place) -> Option<String> {
-        if self.from_root(hash, size, place).await {
+        if self.take_from_root(hash, size, place).await {
             return Some("this node's own root".to_owned());
         }
         for (id, member) in self.state.members.iter().filter(|(id, _)| Some(**id) != self.me) {
-            match self.from_peer(*id, &member.address, hash, size).await {
+            match self.take_from_peer(*id, &member.address, hash, size).await {
                 Ok(()) => return Some(member.name.clone()),
                 Err(why) => tracing::debug!(from = member.name, %hash, why, "a content did not come"),
             }
@@ -102,7 +102,7 @@ impl Mender<'_> {
         None
     }
 
-    async fn from_root(&self, hash: &ContentHash, size: u64, place: &Place) -> bool {
+    async fn take_from_root(&self, hash: &ContentHash, size: u64, place: &Place) -> bool {
         let same = self.observed.forest.get(place).and_then(crate::model::Entry::content) == Some(*hash);
         let root = self.observed.roots.get(&place.root).and_then(|state| state.root.clone());
         let (true, Some(root)) = (same, root) else { return false };
@@ -121,7 +121,7 @@ impl Mender<'_> {
         }
     }
 
-    async fn from_peer(
+    async fn take_from_peer(
         &self,
         id: NodeId,
         address: &str,

@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::inventory::Observed;
 use crate::inventory::state::{Applied, RuleBook};
-use crate::model::{Entry, Place, Rules};
+use crate::model::{Entry, Meter, Place, Rules};
 use crate::plan::PatternError;
 use crate::tree::Seen;
 
@@ -48,6 +48,7 @@ pub(super) type Asked = (Request, oneshot::Sender<Arc<Observed>>);
 pub struct InventoryHandle {
     pub(super) requests: mpsc::Sender<Asked>,
     pub(super) observed: watch::Receiver<Arc<Observed>>,
+    pub(super) meter: Meter,
 }
 
 impl InventoryHandle {
@@ -55,6 +56,12 @@ impl InventoryHandle {
     #[must_use]
     pub fn observed(&self) -> watch::Receiver<Arc<Observed>> {
         self.observed.clone()
+    }
+
+    /// Counts the files of a walk that is under way, as `scanning`.
+    #[must_use]
+    pub fn meter(&self) -> Meter {
+        self.meter.clone()
     }
 
     /// Walks all roots and says what they hold; the walk begins after this call. Files whose times and sizes say

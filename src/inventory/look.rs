@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashSet};
 use tokio::time::Instant;
 
 use crate::inventory::holding::{Busy, Draft, Holding};
-use crate::model::{ArtifactPath, Entry, with_causes};
+use crate::model::{ArtifactPath, Entry, Meter, with_causes};
 use crate::tree::{self, Entered, Kind, Observation, Root, Seen, Walk};
 use crate::watcher::{WatchError, Watcher};
 
@@ -19,6 +19,8 @@ pub(super) struct Look<'a> {
     /// Whether a look at places found anything that was not told before. What this node wrote itself is seen twice: by
     /// its event, and by word of who wrote it.
     pub news: bool,
+    /// Counts what is looked at.
+    pub meter: &'a Meter,
 }
 
 impl Look<'_> {
@@ -189,7 +191,10 @@ impl Look<'_> {
         } else {
             unwatched.clear();
         }
-        let cache = |path: &ArtifactPath| holding.seen.get(path).cloned();
+        let cache = |path: &ArtifactPath| {
+            self.meter.count("scanning", 0);
+            holding.seen.get(path).cloned()
+        };
         let mut enter = |entered: Entered<'_>| {
             if let Some(watcher) = self.watcher
                 && let Err(error) = watcher.watch(root.name(), entered.folder, entered.handle)
@@ -351,7 +356,13 @@ mod tests {
             failed: vec![(Some(path("a")), error()), (Some(path("c/x")), error())],
             skipped: 0,
         };
-        let mut look = Look { watcher: None, now: Instant::now(), unwatched: None, news: false };
+        let mut look = Look {
+            watcher: None,
+            now: Instant::now(),
+            unwatched: None,
+            news: false,
+            meter: &Meter::default(),
+        };
         let mut draft = Draft::default();
         let former = all.iter().map(|(path, _)| path.clone()).collect();
         look.conclude(&mut holding, &mut draft, walk, former, Vec::new(), Vec::new());

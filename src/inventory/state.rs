@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use crate::inventory::holding::Holding;
 use crate::inventory::look::Look;
 use crate::inventory::{Config, Observed, RootState, Unwatched};
-use crate::model::{ArtifactPath, Forest, Place, RootName, RootRules, Rules, with_causes};
+use crate::model::{ArtifactPath, Forest, Meter, Place, RootName, RootRules, Rules, with_causes};
 use crate::plan::{Matcher, PatternError};
 use crate::tree::Seen;
 use crate::watcher::{ChangeSet, WatchError, Watcher};
@@ -57,6 +57,7 @@ pub(super) struct Job {
 pub(super) struct State {
     holdings: BTreeMap<RootName, Holding>,
     watcher: Option<Arc<Watcher>>,
+    meter: Meter,
     complete: bool,
     scan_seconds: f64,
     /// Why there are folders without a watch, and the setting to be raised.
@@ -85,6 +86,7 @@ impl State {
         let mut state = Self {
             holdings,
             watcher: None,
+            meter: Meter::default(),
             complete: false,
             scan_seconds: 0.0,
             why: None,
@@ -121,6 +123,11 @@ impl State {
     #[cfg(test)]
     pub(super) fn watcher(&self) -> &Watcher {
         self.watcher.as_deref().unwrap()
+    }
+
+    /// Counts the files of a walk.
+    pub(super) fn meter(&self) -> Meter {
+        self.meter.clone()
     }
 
     /// When the next busy file is to be looked at.
@@ -168,7 +175,10 @@ impl State {
         }
         let mut applied = by_root(job.applied);
         let watcher = self.watcher.clone();
-        let mut look = Look { watcher: watcher.as_deref(), now, unwatched: None, news: false };
+        let meter = self.meter.clone();
+        // How much there is nobody knows before it was walked.
+        let _scanning = walk.then(|| meter.begin("scanning", None, None));
+        let mut look = Look { watcher: watcher.as_deref(), now, unwatched: None, news: false, meter: &meter };
         for (name, holding) in &mut self.holdings {
             let Due { mut places, deep, whole } = places.remove(name).unwrap_or_default();
             if walk || whole || holding.wants_walk {

@@ -38,7 +38,7 @@ pub fn new(config: Config) -> Result<(InventoryHandle, InventoryTask), PatternEr
     let mut state = State::new(&config, watcher)?;
     let (observed, receiver) = watch::channel(Arc::new(state.observed()));
     let (sender, requests) = mpsc::channel(REQUESTS_MAX);
-    let handle = InventoryHandle { requests: sender, observed: receiver };
+    let handle = InventoryHandle { requests: sender, observed: receiver, meter: state.meter() };
     Ok((handle, InventoryTask { state, changes, requests, observed, rescan_every: config.rescan_every }))
 }
 

@@ -16,6 +16,7 @@ mod manifest;
 mod order;
 mod outlook;
 mod path;
+mod progress;
 mod report;
 mod rules;
 
@@ -35,5 +36,6 @@ pub use manifest::{Difference, Entry, Manifest, ManifestError};
 pub use order::{Order, OrderError, OrderId, OrderOutcome, Refusal};
 pub use outlook::{Intent, Outlook, OutlookAsked, OutlookHandle, Stands};
 pub use path::{ArtifactPath, NAME_BYTES_MAX, PATH_BYTES_MAX, PATH_DEPTH_MAX, PathError};
+pub use progress::{Meter, Metered, Progress};
 pub use report::{Heard, HeardReport, Instance, NodeReport, NodeState, Problem, RootReport, Severity};
 pub use rules::{RootRules, Rules};

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::Progress;
+
 /// How much a problem matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -143,6 +145,9 @@ pub struct NodeReport {
     pub priority: i64,
     /// What would take it out of the load balancer, each as `code: reason`; empty when it is fit.
     pub faults: Vec<String>,
+    /// How far long work is: a first scan, a first copy; null when there is none.
+    #[serde(default)]
+    pub progress: Option<Progress>,
     /// Its roots.
     pub roots: Vec<RootReport>,
     /// Its problems.

@@ -49,6 +49,7 @@ impl<'a> Batch<'a> {
         let (unsettled, full) = (writer.unsettled(), writer.is_full());
         self.writer = Some(writer);
         self.pending.insert(*hash, appended?);
+        self.store.meter().count("receiving", size);
         if unsettled >= PORTION_BYTES || full {
             self.sync()?;
             if full {

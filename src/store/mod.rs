@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use redb::ReadableTable;
 
-use crate::model::{ContentHash, unix_ms};
+use crate::model::{ContentHash, Meter, unix_ms};
 
 mod basis;
 mod batch;
@@ -62,6 +62,7 @@ struct Inner {
     quarantine: Quarantine,
     history: AtomicUsize,
     reserve: AtomicU64,
+    meter: Meter,
     holds: Holds,
     /// Contents that came or may have become unneeded since the last collection.
     churn: AtomicU64,
@@ -102,6 +103,7 @@ impl Store {
             quarantine,
             history: AtomicUsize::new(HISTORY_DEFAULT),
             reserve: AtomicU64::new(pack::RESERVE_BYTES),
+            meter: Meter::default(),
             holds: Holds::default(),
             // What an earlier process left is unknown: the first collection is due.
             churn: AtomicU64::new(u64::from(u32::MAX)),
@@ -118,6 +120,12 @@ impl Store {
     /// contents come out of the roots while the head is applied.
     pub fn keep_history(&self, generations: usize) {
         self.0.history.store(generations, Ordering::Relaxed);
+    }
+
+    /// Counts what is done with many contents at once: `receiving` them, and `applying` them to roots.
+    #[must_use]
+    pub fn meter(&self) -> &Meter {
+        &self.0.meter
     }
 
     /// Whether the content is here.

@@ -45,6 +45,7 @@ pub(in crate::cluster) fn report(id: NodeId) -> NodeReport {
         instance: None,
         priority: 0,
         faults: Vec::new(),
+        progress: None,
         roots: Vec::new(),
         problems: Vec::new(),
     }

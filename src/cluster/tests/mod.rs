@@ -64,6 +64,7 @@ fn report(name: &str, role: Role) -> NodeReport {
         instance: None,
         priority: 0,
         faults: Vec::new(),
+        progress: None,
         roots: Vec::new(),
         problems: Vec::new(),
     }
