@@ -19,13 +19,22 @@ fn help_names_every_command_and_every_exit_code() {
     let output = syncd(&["--help"]);
     assert_eq!(output.status.code(), Some(0));
     let help = text(&output.stdout);
-    for part in ["run", "status", "history", "quarantine", "demo", "SYNCD_CONFIG", "/etc/syncd/syncd.toml"] {
+    for part in [
+        "run",
+        "status",
+        "history",
+        "quarantine",
+        "switchover",
+        "demo",
+        "SYNCD_CONFIG",
+        "/etc/syncd/syncd.toml",
+    ] {
         assert!(help.contains(part), "{part}: {help}");
     }
     for code in ["   0  ", "   1  ", "   2  ", "   3  ", "  64  ", "  78  "] {
         assert!(help.contains(code), "{code}: {help}");
     }
-    for later in ["approve", "switchover", "bootstrap", "die-with-parent"] {
+    for later in ["approve", "redeploy", "die-with-parent"] {
         assert!(!help.contains(later), "what is not built does not appear: {later}");
     }
     assert_eq!(syncd(&["--version"]).status.code(), Some(0));

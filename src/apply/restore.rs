@@ -330,7 +330,7 @@ impl ApplyTask {
             match refusal(&store, &observed, &wanted) {
                 Ok(None) => {}
                 Ok(Some(refused)) => return Ok(Err(refused)),
-                Err(error) => return Err((ApplyError::Store(error), Vec::new())),
+                Err(error) => return Err(Box::new((ApplyError::Store(error), Vec::new()))),
             }
             let edits = edits_of(&wanted, &observed, &head);
             let why = |_: &Place| "a person restored another version here from quarantine";
@@ -341,7 +341,7 @@ impl ApplyTask {
                     tracing::info!(place = %wanted.place, item = wanted.item, "restored from quarantine");
                     Ok(Ok((outcome, head.generation.number)))
                 }
-                Err(failed) => Err((failed.error, failed.displaced)),
+                Err(failed) => Err(Box::new((failed.error, failed.displaced))),
             }
         };
         match blocking(work).await? {
@@ -352,9 +352,13 @@ impl ApplyTask {
                 Ok(Ok(head))
             }
             Ok(Err(refused)) => Ok(Err(refused.into())),
-            Err((ApplyError::Store(error), _)) if error.is_fatal() => Err(error.into()),
-            Err((error, displaced)) => {
+            Err(failed) => {
+                let (error, displaced) = *failed;
                 self.displaced.extend(displaced);
+                let error = match error {
+                    ApplyError::Store(error) if error.is_fatal() => return Err(error.into()),
+                    error => error,
+                };
                 let why = format!("the manager could not write it: {}", error.chain());
                 Ok(Err(Refusal::new(why, error.remedy()).into()))
             }

@@ -7,6 +7,7 @@
 pub mod check;
 pub mod config;
 pub mod control;
+pub mod restoring;
 pub mod status;
 pub mod summary;
 pub mod switchover;
@@ -24,7 +25,6 @@ mod recovery;
 mod report;
 mod reporter;
 mod resign;
-pub mod restoring;
 mod run;
 mod supervise;
 mod view;
