@@ -62,7 +62,7 @@ fn a_node_that_dies_while_it_collects_lacks_nothing() {
     let live = (FILES * text(0, 0).len() * 2) as u64;
     for node in [0, 1] {
         let packs = cluster.nodes[node].data.join("store/packs");
-        cluster.wait("a small store", LONG, || bytes(&packs) < 2 * live + (256 << 10));
+        cluster.wait("a small store", LONG, || bytes(&packs) < 2 * live + (1 << 20));
     }
     eprintln!("{round} rounds, at most {most} bytes, {live} of them needed");
 }

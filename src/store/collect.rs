@@ -56,6 +56,8 @@ pub struct Collector {
     packs: BTreeMap<u32, Pack>,
     seen: u64,
     churn: u64,
+    /// A pack was being written when it was to be emptied: another cycle is due then.
+    skipped: bool,
     done: Collected,
 }
 
@@ -99,7 +101,7 @@ impl Store {
         })?;
         let churn = self.0.churn.load(Ordering::Relaxed);
         let (phase, done) = (Phase::Look(None, 0), Collected::default());
-        Ok(Collector { store: self.clone(), phase, packs, seen: 0, churn, done })
+        Ok(Collector { store: self.clone(), phase, packs, seen: 0, churn, skipped: false, done })
     }
 
     pub(super) fn count_churn(&self, contents: u64) {
@@ -139,7 +141,10 @@ impl Collector {
                 let Some(pack) = packs.pop() else { return self.finish().map(Some) };
                 let length = match self.store.packs().claim(pack) {
                     true => self.length_of(pack)?,
-                    false => None,
+                    false => {
+                        self.skipped = true;
+                        None
+                    }
                 };
                 self.phase = match length {
                     Some(length) => Phase::Copy { pack, at: 0, length, rest: packs },
@@ -337,7 +342,9 @@ impl Collector {
 
     fn finish(&mut self) -> Result<Collected, StoreError> {
         self.store.0.contents.store(self.seen, Ordering::Relaxed);
-        self.store.0.churn.fetch_sub(self.churn, Ordering::Relaxed);
+        if !self.skipped {
+            self.store.0.churn.fetch_sub(self.churn, Ordering::Relaxed);
+        }
         let now = unix_ms();
         if now - self.store.0.pruned_ms.load(Ordering::Relaxed) >= SECONDS_EVERY_MS {
             self.store.0.pruned_ms.store(now, Ordering::Relaxed);

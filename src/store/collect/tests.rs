@@ -1,5 +1,7 @@
 //! Collection against a plain model: nothing needed goes, nothing else stays, the folder is bounded.
 
+#![allow(clippy::print_stderr, reason = "a seed is printed so that a failure can be run again")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::Path;
