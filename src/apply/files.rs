@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::apply::displaced::drop_displaced;
+use crate::apply::displaced::{Displaced, drop_displaced};
 use crate::apply::judge::{Drift, Sight, Unread, Verdict, judge};
 use crate::apply::reconcile::{Round, reconcile};
 use crate::apply::roots::Roots;
@@ -69,6 +69,7 @@ impl ApplyTask {
         }
         let office = office_of(Some(state), Some(node));
         let scene = Scene { state, node, observed, roots };
+        self.watch_office(office);
         if office.is_some() && *self.active.borrow() == office {
             return self.hold_office(&scene, head).await;
         }
@@ -111,6 +112,7 @@ impl ApplyTask {
             unreadable: &|place| scene.observed.is_unreadable(place),
             unread: &unread,
             policy: DriftPolicy::Report,
+            offered: &|_| false,
             quiet: self.config.quiet,
             now: Instant::now(),
         };
@@ -235,6 +237,7 @@ impl ApplyTask {
             }
         }
         let unread = self.unread().await?;
+        let (handover, now) = (self.handover.as_ref(), Instant::now());
         let sight = Sight {
             edits: &edits,
             observed: &scene.observed.forest,
@@ -244,6 +247,7 @@ impl ApplyTask {
             unreadable: &|place| scene.observed.is_unreadable(place),
             unread: &unread,
             policy: self.config.drift,
+            offered: &|edit| handover.is_some_and(|handover| handover.keeps(edit, now)),
             quiet: self.config.quiet,
             now: Instant::now(),
         };
@@ -251,6 +255,9 @@ impl ApplyTask {
         self.note_unread(&verdict.unread).await?;
         self.leave_what_has_no_room(&mut verdict).await?;
         self.tell_of_drift(&verdict);
+        if !everything {
+            self.hand_over(scene, head, &edits, &verdict);
+        }
         if let Some(when) = verdict.look_again {
             self.now.wait_until(when);
         }
@@ -413,6 +420,12 @@ impl ApplyTask {
         Ok(())
     }
 
+    /// Keeps what came out of a root for the second look.
+    pub(super) fn displace(&mut self, displaced: Vec<Displaced>) {
+        self.displaced.extend(displaced);
+        self.displaced_due = Instant::now() + SECOND_LOOK;
+    }
+
     async fn look_again_at_displaced(&mut self) -> Result<(), ApplyTaskError> {
         if self.displaced.is_empty() {
             return Ok(());
@@ -478,6 +491,6 @@ impl ApplyTask {
     }
 }
 
-fn record_of(state: &ClusterState, head: &Adopted) -> Applied {
+pub(super) fn record_of(state: &ClusterState, head: &Adopted) -> Applied {
     Applied { cluster: state.cluster, number: head.generation.number, digest: head.generation.digest }
 }

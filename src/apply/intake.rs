@@ -10,8 +10,8 @@ use tokio::sync::mpsc;
 use tonic::Status;
 
 use crate::delta::{self, Base, ChunkReader, ParcelError};
-use crate::model::Place;
-use crate::store::{Pinned, Store, StoreError};
+use crate::model::{Change, Forest, Place, Rules};
+use crate::store::{Batch, Pinned, Store, StoreError};
 use crate::wire::Header;
 use crate::wire::proto::{Parcel, parcel::Part};
 
@@ -41,16 +41,45 @@ pub(super) enum IntakeError {
 pub(super) async fn receive(
     store: &Store,
     header: Header,
-    mut parcels: impl Stream<Item = Result<Parcel, Status>> + Unpin,
+    parcels: impl Stream<Item = Result<Parcel, Status>> + Unpin,
 ) -> Result<Pinned, IntakeError> {
     let _receiving = store.meter().begin("receiving", None, Some(header.content_bytes));
-    let (sender, mut pieces) = mpsc::channel::<io::Result<Bytes>>(WAITING);
-    let decoding = tokio::task::spawn_blocking({
-        let store = store.clone();
-        move || {
-            let input = ChunkReader::new(|| pieces.blocking_recv().transpose());
-            decode(&store, header, input)
+    let store = store.clone();
+    feed(parcels, move |input| decode(&store, header, input)).await
+}
+
+/// Takes the contents that follow `header` into the store without a pin, and says what changes they belong to.
+pub(super) async fn receive_contents(
+    store: &Store,
+    header: Header,
+    parcels: impl Stream<Item = Result<Parcel, Status>> + Unpin,
+) -> Result<Vec<Change>, IntakeError> {
+    let store = store.clone();
+    feed(parcels, move |input| {
+        let mut batch = store.batch();
+        let (forest, _, changes) = read(&store, &mut batch, &header, input)?;
+        batch.sync()?;
+        let (number, digest) = (header.generation.number, header.generation.digest);
+        let made = forest.with(changes.iter().map(|change| (change.place.clone(), change.entry.clone())));
+        // What proves the hashes of all that was not sent as it is.
+        match made {
+            Ok(made) if made.digest() == digest => Ok(changes),
+            _ => Err(StoreError::WrongDigest { number, digest }.into()),
         }
+    })
+    .await
+}
+
+type Pieces = ChunkReader<Box<dyn FnMut() -> io::Result<Option<Bytes>>>>;
+
+/// Hands the data messages to `work`, which reads them on a thread of its own.
+async fn feed<T: Send + 'static>(
+    mut parcels: impl Stream<Item = Result<Parcel, Status>> + Unpin,
+    work: impl FnOnce(Pieces) -> Result<T, IntakeError> + Send + 'static,
+) -> Result<T, IntakeError> {
+    let (sender, mut pieces) = mpsc::channel::<io::Result<Bytes>>(WAITING);
+    let decoding = tokio::task::spawn_blocking(move || {
+        work(ChunkReader::new(Box::new(move || pieces.blocking_recv().transpose())))
     });
     loop {
         let piece = match tokio::time::timeout(SILENCE, parcels.next()).await {
@@ -71,21 +100,32 @@ pub(super) async fn receive(
 }
 
 fn decode(store: &Store, header: Header, input: impl io::Read) -> Result<Pinned, IntakeError> {
+    let mut batch = store.batch();
+    let (_, rules, changes) = read(store, &mut batch, &header, input)?;
+    Ok(batch.pin(&header.proposal(rules, changes))?)
+}
+
+/// Puts the contents into `batch`. What the changes start from under the rules in force, those rules, and the changes.
+fn read(
+    store: &Store,
+    batch: &mut Batch<'_>,
+    header: &Header,
+    input: impl io::Read,
+) -> Result<(Forest, Rules, Vec<Change>), IntakeError> {
     let (number, base) = (header.generation.number, header.base);
     let basis = store.basis(base, header.base_digest.as_ref())?;
     let basis = basis.ok_or(StoreError::UnknownBase { number, base })?;
     let rules = header.rules.clone().unwrap_or_else(|| basis.rules.clone());
     let forest = basis.forest.clone().under(&rules);
     let time = |place: &Place| basis.time(place).map_err(io::Error::other);
-    let mut batch = store.batch();
     let changes = delta::decode(
         input,
-        &header,
+        header,
         &Base { forest: &forest, time: &time },
         |hash| Ok::<_, IntakeError>(store.open_blob(hash)?),
         |hash, size, content| Ok(batch.put(hash, size, content).map(|_| ())?),
     )?;
-    Ok(batch.pin(&header.proposal(rules, changes))?)
+    Ok((forest, rules, changes))
 }
 
 /// An error and what caused it, in one line.

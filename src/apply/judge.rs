@@ -57,6 +57,8 @@ pub(super) enum Drift {
     NoRoom,
     /// The gateway's answer to what was written here.
     Rejected,
+    /// This node was manager until a moment ago, and the new one may still take it.
+    Offered,
 }
 
 /// Places that could not be read when the head changed them, with what this node had been brought to there.
@@ -77,6 +79,8 @@ pub(super) struct Sight<'a> {
     /// What this node had at places that could not be read when the head changed them.
     pub unread: &'a Unread,
     pub policy: DriftPolicy,
+    /// Whether it is handed over to the new manager.
+    pub offered: &'a (dyn Fn(&Edit) -> bool + Sync),
     pub quiet: Quiet,
     pub now: Instant,
 }
@@ -207,6 +211,8 @@ pub(super) fn judge(sight: &Sight<'_>, memory: &mut Memory) -> Verdict {
                 verdict.wait_until(from);
                 Drift::Settling
             }
+            // Before what the gateway may have answered: in office its writes were changes.
+            _ if (sight.offered)(edit) => Drift::Offered,
             (Some(until), _) => {
                 if let Some(until) = until {
                     verdict.wait_until(until);
@@ -314,6 +320,7 @@ mod tests {
         unreadable: BTreeSet<Place>,
         unread: Unread,
         policy: DriftPolicy,
+        offered: BTreeSet<Place>,
         memory: Memory,
         now: Instant,
     }
@@ -329,6 +336,7 @@ mod tests {
                 unreadable: BTreeSet::new(),
                 unread: Unread::new(),
                 policy: DriftPolicy::Revert,
+                offered: BTreeSet::new(),
                 memory: Memory::default(),
                 now: Instant::now() + Duration::from_secs(3600),
             }
@@ -350,6 +358,7 @@ mod tests {
                 unreadable: &|place| self.unreadable.contains(place),
                 unread: &self.unread,
                 policy: self.policy,
+                offered: &|edit| self.offered.contains(&edit.place),
                 quiet,
                 now: self.now,
             };
@@ -391,6 +400,17 @@ mod tests {
         case.check(&["n"], &[("a", Drift::Settling), ("n", Drift::Reverted)]);
         case.policy = DriftPolicy::Report;
         case.check(&[], &[("a", Drift::Settling), ("n", Drift::Reported)]);
+    }
+
+    #[test]
+    fn what_is_offered_is_left_alone_unless_the_head_changed_it() {
+        let mut case =
+            Case::new(&[("a", "late"), ("b", "late")], &[("a", "1"), ("b", "1")], &[("a", "1"), ("b", "2")]);
+        case.offered = [place("a"), place("b")].into();
+        case.memory.wrote(place("a"), case.head.get(&place("a")).cloned(), case.now);
+        case.check(&["b"], &[("a", Drift::Offered)]);
+        case.touched.insert(place("a"), case.now);
+        case.check(&["b"], &[("a", Drift::Settling)]);
     }
 
     #[test]

@@ -38,6 +38,7 @@ impl ApplyTask {
             unreadable: &|place| observed.is_unreadable(place),
             unread: &unread,
             policy: self.config.drift,
+            offered: &|_| false,
             quiet: self.config.quiet,
             now: Instant::now(),
         };

@@ -8,15 +8,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::OptionFuture;
 use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::apply::displaced::Displaced;
 use crate::apply::files::Failing;
+use crate::apply::handover::{Handover, Sent};
 use crate::apply::judge::{Memory, Unread};
 use crate::apply::restore::{Ask, Restorer};
-use crate::apply::{ApplyStatus, DriftPolicy, Observer, Quiet, RootProblem, Stager, Supplier};
+use crate::apply::taking::Offered;
+use crate::apply::{
+    ApplyStatus, DriftPolicy, Observer, Offerer, Quiet, RootProblem, Stager, Supplier, Taker,
+};
 use crate::inventory::{InventoryHandle, Observed};
 use crate::model::{
     ClusterState, Coordinator, Digest, Epoch, Forest, NodeId, NodeState, OutlookAsked, OutlookHandle, Place,
@@ -41,6 +47,8 @@ pub struct Config {
     pub max_delete: u64,
     /// How long a place must be quiet before drift is judged.
     pub quiet: Quiet,
+    /// How long late changes are offered to the next manager.
+    pub handover: Duration,
     /// True: keeps the store only.
     pub witness: bool,
 }
@@ -55,6 +63,8 @@ pub struct Parts {
     pub store: Store,
     /// Where generations come from that were not staged here.
     pub supplier: Arc<dyn Supplier>,
+    /// Who brings late changes to the next manager.
+    pub offerer: Arc<dyn Offerer>,
     /// Takes what is measured.
     pub observer: Arc<dyn Observer>,
     /// The cap of what is sent to all members together.
@@ -74,6 +84,8 @@ pub struct ApplyHandle {
     pub stager: Stager,
     /// Takes what a person wants back from quarantine, on the manager.
     pub restorer: Restorer,
+    /// Takes late changes of a former manager.
+    pub taker: Taker,
     /// What would be done to the files next.
     pub outlook: OutlookHandle,
 }
@@ -94,6 +106,7 @@ pub struct ApplyTask {
     pub(super) config: Config,
     pub(super) parts: Parts,
     stager: Stager,
+    offers: mpsc::Receiver<Offered>,
     state: watch::Receiver<Option<Arc<ClusterState>>>,
     standing: watch::Receiver<Standing>,
     pub(super) observed: watch::Receiver<Arc<Observed>>,
@@ -110,6 +123,12 @@ pub struct ApplyTask {
     pub(super) cleared: BTreeSet<RootName>,
     /// Whether this process has watched the folder since it was last known to be the manager's.
     pub(super) watched: bool,
+    /// The office that this process was last seen in, until it is seen out of it.
+    pub(super) was_active: Option<Epoch>,
+    /// Late changes, after an office ended.
+    pub(super) handover: Option<Handover>,
+    /// An offer of them that is on its way.
+    pub(super) offering: Option<JoinHandle<Sent>>,
     /// What the takeover of this epoch brought back because it was missing.
     pub(super) restored: Vec<Place>,
     /// Folders that were to go when this node became manager, and are held until they go.
@@ -152,6 +171,8 @@ pub fn new(config: Config, parts: Parts) -> (ApplyHandle, ApplyTask) {
     let (status, status_seen) = watch::channel(Arc::default());
     let (active, active_seen) = watch::channel(None);
     let (held, held_seen) = watch::channel(Arc::default());
+    let (taker, offers) =
+        Taker::new(parts.store.clone(), Arc::clone(&parts.coordinator), active_seen.clone());
     let (outlook, asked) = OutlookHandle::new();
     let (asks, restores) = mpsc::channel(1);
     let restorer = Restorer {
@@ -168,6 +189,7 @@ pub fn new(config: Config, parts: Parts) -> (ApplyHandle, ApplyTask) {
         held_at_start: held_seen,
         stager: stager.clone(),
         restorer,
+        taker,
         outlook,
     };
     let now = Instant::now();
@@ -178,6 +200,7 @@ pub fn new(config: Config, parts: Parts) -> (ApplyHandle, ApplyTask) {
         config,
         parts,
         stager,
+        offers,
         status,
         asked,
         active: Arc::new(active),
@@ -188,6 +211,9 @@ pub fn new(config: Config, parts: Parts) -> (ApplyHandle, ApplyTask) {
         failing: None,
         cleared: BTreeSet::new(),
         watched: false,
+        was_active: None,
+        handover: None,
+        offering: None,
         restored: Vec::new(),
         leaving: BTreeSet::new(),
         takeover: None,
@@ -227,7 +253,10 @@ impl ApplyTask {
                 looked => looked?,
             }
             self.publish().await?;
+            let offering: OptionFuture<_> = self.offering.as_mut().into();
             let woken = tokio::select! {
+                Some(sent) = offering => { self.handed_over(sent); Ok(()) }
+                Some(offered) = self.offers.recv() => { self.take(offered).await?; Ok(()) }
                 changed = self.state.changed() => changed,
                 changed = self.standing.changed() => changed,
                 changed = self.observed.changed() => changed,

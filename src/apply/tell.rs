@@ -52,6 +52,14 @@ impl ApplyTask {
                     ),
                     "free space where node.data_dir lies; then it is brought back by itself",
                 ),
+                Drift::Offered => (
+                    Severity::Info,
+                    "drift",
+                    format!(
+                        "{place} was changed here around the end of this node's office and is offered to the new manager"
+                    ),
+                    "nothing: it is published by the new manager, or goes to quarantine here",
+                ),
                 Drift::Rejected => (
                     Severity::Warning,
                     "rejected",

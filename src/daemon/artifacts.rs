@@ -3,25 +3,26 @@
 use futures::stream::{BoxStream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::apply::{Restorer, Stager};
+use crate::apply::{Restorer, Stager, Taker};
 use crate::model::NodeId;
 use crate::roster::Roster;
 use crate::rpc::Caller;
 use crate::wire::proto::artifacts_server::Artifacts;
-use crate::wire::proto::{FetchRequest, Parcel, Report, RestorePart, RestoreReply, StageReply};
+use crate::wire::proto::{FetchRequest, OfferReply, Parcel, Report, RestorePart, RestoreReply, StageReply};
 
 /// Answers what peers ask about content and reports.
 pub struct ArtifactsService {
     stager: Stager,
     restorer: Restorer,
+    taker: Taker,
     roster: Roster,
 }
 
 impl ArtifactsService {
     /// Over the two rooms that know the answers.
     #[must_use]
-    pub fn new(stager: Stager, restorer: Restorer, roster: Roster) -> Self {
-        Self { stager, restorer, roster }
+    pub fn new(stager: Stager, taker: Taker, restorer: Restorer, roster: Roster) -> Self {
+        Self { stager, taker, restorer, roster }
     }
 }
 
@@ -38,6 +39,11 @@ impl Artifacts for ArtifactsService {
     async fn stage(&self, request: Request<Streaming<Parcel>>) -> Result<Response<StageReply>, Status> {
         let from = sender(&request)?;
         self.stager.stage(from, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn offer(&self, request: Request<Streaming<Parcel>>) -> Result<Response<OfferReply>, Status> {
+        let from = sender(&request)?;
+        self.taker.offer(from, request.into_inner()).await.map(Response::new)
     }
 
     type FetchStream = BoxStream<'static, Result<Parcel, Status>>;

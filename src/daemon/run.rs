@@ -115,6 +115,7 @@ pub struct Daemon {
     roster: Roster,
     roster_task: RosterTask,
     stager: apply::Stager,
+    taker: apply::Taker,
     inspector: Inspector,
     restorer: apply::Restorer,
     apply_task: apply::ApplyTask,
@@ -193,6 +194,7 @@ impl Daemon {
                 inventory: inventory.clone(),
                 store: store.clone(),
                 supplier: Arc::new(apply::PeerSupplier::new(peers.clone(), store.clone())),
+                offerer: Arc::new(apply::PeerOfferer::new(peers.clone(), store.clone(), upload.clone())),
                 observer: Arc::clone(&metrics) as Arc<dyn apply::Observer>,
                 upload: upload.clone(),
             },
@@ -273,6 +275,7 @@ impl Daemon {
             roster,
             roster_task,
             stager: applying.stager,
+            taker: applying.taker,
             inspector,
             restorer: applying.restorer,
             apply_task,
@@ -311,7 +314,8 @@ impl Daemon {
         tasks.spawn("resign", forever(self.resign.run(shutdown.clone())));
         tasks.spawn("reporter", forever(self.reporter.run(shutdown.clone())));
 
-        let artifacts = ArtifactsServer::new(ArtifactsService::new(self.stager, self.restorer, self.roster))
+        let service = ArtifactsService::new(self.stager, self.taker, self.restorer, self.roster);
+        let artifacts = ArtifactsServer::new(service)
             .max_decoding_message_size(PARCEL_BYTES_MAX)
             .max_encoding_message_size(PARCEL_BYTES_MAX);
         let inspection = InspectionServer::new(self.inspector)
@@ -443,6 +447,7 @@ fn apply_config(config: &Config) -> apply::Config {
             Drift::Report => apply::DriftPolicy::Report,
         },
         max_delete: config.sync.max_delete,
+        handover: config.sync.handover,
         quiet: apply::Quiet {
             settle: config.sync.settle,
             gather: config.sync.gather,

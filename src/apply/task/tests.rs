@@ -9,12 +9,13 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::apply::testing::{CLUSTER, File, Fixture, Folder, What, forest, pin, place, rules};
-use crate::apply::{SupplyError, Unobserved};
+use crate::apply::{PeerOfferer, SupplyError, Unobserved};
 use crate::inventory;
 use crate::model::{
     Appointment, Commit, CommitOutcome, Generation, Head, Lease, Member, Order, OrderError, OrderOutcome,
     Role, Seed, UnknownOutcome,
 };
+use crate::rpc::{Identity, Peers};
 
 const ME: NodeId = 1;
 const OTHER: NodeId = 2;
@@ -124,13 +125,24 @@ impl Node {
             gather: Duration::from_millis(20),
             delete_grace: Duration::from_millis(30),
         };
-        let config = Config { drift: DriftPolicy::Revert, max_delete: 3, quiet, witness: false };
+        let config = Config {
+            drift: DriftPolicy::Revert,
+            max_delete: 3,
+            quiet,
+            handover: Duration::ZERO,
+            witness: false,
+        };
         let observed = inventory.observed();
         let parts = Parts {
             coordinator: Arc::clone(&fake) as Arc<dyn Coordinator>,
             inventory,
             store: fixture.store.clone(),
             supplier: Arc::new(Shelf { store: fixture.store.clone(), entries: shelf }),
+            offerer: Arc::new(PeerOfferer::new(
+                Peers::new(Identity::new(), None),
+                fixture.store.clone(),
+                crate::rpc::Upload::default(),
+            )),
             observer: Arc::new(Unobserved),
             upload: crate::rpc::Upload::default(),
         };

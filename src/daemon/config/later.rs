@@ -10,7 +10,6 @@ type Later = (&'static str, fn(&Config) -> bool);
 
 /// Running on without these does no harm: they are told at start.
 const WITHOUT_EFFECT: &[Later] = &[
-    ("sync.handover", |config| !config.sync.handover.is_zero()),
     ("sync.validate", |config| config.sync.validate != Validate::Off),
     ("hook", |config| !config.hooks.is_empty()),
 ];

@@ -163,6 +163,13 @@ impl Artifacts for Peer {
         Err(Status::unimplemented("not played"))
     }
 
+    async fn offer(
+        &self,
+        _: Request<Streaming<Parcel>>,
+    ) -> Result<Response<crate::wire::proto::OfferReply>, Status> {
+        Err(Status::unimplemented("not played"))
+    }
+
     async fn exchange(&self, _: Request<Report>) -> Result<Response<Report>, Status> {
         Err(Status::unimplemented("not played"))
     }

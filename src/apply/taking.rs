@@ -1,0 +1,257 @@
+//! The new manager's side of a hand-over: takes a former manager's late changes into its own folder, from where they
+//! are published like any other change.
+//!
+//! Taken is only what was made against the entry that the head and this folder have; what goes beyond
+//! `sync.max_delete` deletes is not. Everything that the other controls is bounded, and checked as for a stage.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{Stream, StreamExt};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tonic::Status;
+
+use crate::apply::files::{Scene, record_of};
+use crate::apply::intake::{chain, receive_contents};
+use crate::apply::offer::{CHANGES_MAX, CONTENT_BYTES_MAX};
+use crate::apply::reconcile::{Round, reconcile};
+use crate::apply::task::{ApplyTask, blocking, office_of};
+use crate::apply::{ApplyError, ApplyTaskError};
+use crate::model::{Change, Coordinator, Digest, Edit, Entry, Epoch, Forest, NodeId, Place, Role, RootName};
+use crate::plan::Matcher;
+use crate::store::{Adopted, Store};
+use crate::wire::Header;
+use crate::wire::proto::{OfferReply, Parcel, parcel::Part};
+
+/// Until the header is here, until all of it is, and until the files are in place.
+const HEADER: Duration = Duration::from_secs(5);
+const WHOLE: Duration = Duration::from_secs(20);
+const PLACED: Duration = Duration::from_secs(20);
+
+/// An offer whose contents are in the store.
+pub(super) struct Offered {
+    base: u64,
+    base_digest: Digest,
+    changes: Vec<Change>,
+    /// The positions of the changes that were taken; none when nobody can say yet.
+    reply: oneshot::Sender<Option<Vec<u64>>>,
+}
+
+/// Answers `Offer`. Cheap to clone.
+#[derive(Clone)]
+pub struct Taker {
+    store: Store,
+    coordinator: Arc<dyn Coordinator>,
+    active: watch::Receiver<Option<Epoch>>,
+    offers: mpsc::Sender<Offered>,
+    one: Arc<Semaphore>,
+}
+
+impl Taker {
+    pub(super) fn new(
+        store: Store,
+        coordinator: Arc<dyn Coordinator>,
+        active: watch::Receiver<Option<Epoch>>,
+    ) -> (Self, mpsc::Receiver<Offered>) {
+        let (offers, taken) = mpsc::channel(1);
+        (Self { store, coordinator, active, offers, one: Arc::new(Semaphore::new(1)) }, taken)
+    }
+
+    /// Takes what `caller` offers, as far as it can be a change of this folder.
+    ///
+    /// # Errors
+    /// When the parcel breaks the protocol or the store failed. Nothing is taken then.
+    pub async fn offer(
+        &self,
+        caller: NodeId,
+        mut parcels: impl Stream<Item = Result<Parcel, Status>> + Unpin,
+    ) -> Result<OfferReply, Status> {
+        let later = || Ok(OfferReply { later: true, taken: Vec::new() });
+        if !self.may_offer(caller) {
+            return Err(Status::permission_denied("only a candidate offers changes"));
+        }
+        let Ok(_one) = self.one.try_acquire() else { return later() };
+        if self.active.borrow().is_none() {
+            return later();
+        }
+        let first = tokio::time::timeout(HEADER, parcels.next())
+            .await
+            .map_err(|_| Status::deadline_exceeded("no header came"))?;
+        let Some(Parcel { part: Some(Part::Header(first)) }) = first.transpose()? else {
+            return Err(Status::invalid_argument("an offer begins with a header"));
+        };
+        let header = Header::try_from(first).map_err(|error| Status::invalid_argument(chain(&error)))?;
+        if header.changes > CHANGES_MAX as u64 || header.content_bytes > CONTENT_BYTES_MAX {
+            return Err(Status::invalid_argument("the offer is too large"));
+        }
+        let Some(base_digest) = header.base_digest else {
+            return Err(Status::invalid_argument("an offer names the generation that it was made against"));
+        };
+        let base = header.base;
+        let changes = tokio::time::timeout(WHOLE, receive_contents(&self.store, header, parcels))
+            .await
+            .map_err(|_| Status::deadline_exceeded("the offer takes too long"))?
+            .map_err(|error| Status::invalid_argument(chain(&error)))?;
+        // No pin needs them yet: nothing may collect them before they are in the folder.
+        let _hold = self.store.hold(changes.iter().filter_map(|change| change.entry.as_ref()?.content()));
+        let (reply, answer) = oneshot::channel();
+        if self.offers.send(Offered { base, base_digest, changes, reply }).await.is_err() {
+            return Err(Status::unavailable("the daemon stops"));
+        }
+        match tokio::time::timeout(PLACED, answer).await {
+            Ok(Ok(Some(taken))) => Ok(OfferReply { later: false, taken }),
+            _ => later(),
+        }
+    }
+
+    fn may_offer(&self, caller: NodeId) -> bool {
+        let state = self.coordinator.state();
+        let state = state.borrow();
+        let member = state.as_ref().and_then(|state| state.members.get(&caller));
+        member.is_some_and(|member| member.role == Role::Candidate)
+    }
+}
+
+impl ApplyTask {
+    /// Puts what may be taken of an offer into this folder, if it is the source.
+    pub(super) async fn take(&mut self, offered: Offered) -> Result<(), ApplyTaskError> {
+        let Offered { base, base_digest, changes, reply } = offered;
+        let taken = self.take_changes(base, base_digest, &changes).await?;
+        // Who gave up waiting offers again, and finds it taken.
+        let _ = reply.send(taken);
+        Ok(())
+    }
+
+    async fn take_changes(
+        &mut self,
+        base: u64,
+        base_digest: Digest,
+        changes: &[Change],
+    ) -> Result<Option<Vec<u64>>, ApplyTaskError> {
+        let (Some(state), Some(node)) = self.membership() else { return Ok(None) };
+        let office = office_of(Some(&state), Some(node));
+        if office.is_none() || *self.active.borrow() != office || state.paused.is_some() {
+            return Ok(None);
+        }
+        let wanted = state.head.as_ref().map(|head| (head.generation, head.digest));
+        let head = self.parts.store.head();
+        let head = head.filter(|head| Some((head.generation.number, head.generation.digest)) == wanted);
+        let Some(head) = head.filter(|head| self.goes_by(head)) else { return Ok(None) };
+        let observed = Arc::clone(&self.observed.borrow());
+        let roots = self.examine(&observed, &state, node, Some(&head)).await?;
+        if !observed.complete || !roots.problems.is_empty() {
+            return Ok(None);
+        }
+        let store = self.parts.store.clone();
+        let base = blocking(move || store.forest_of(base)).await??;
+        let Some(base) = base.filter(|base| base.digest() == base_digest) else { return Ok(None) };
+        let scene = Scene { state: &state, node, observed, roots };
+        let (taken, edits) = self.choose_changes(&scene, &head, &base, changes);
+        if edits.is_empty() {
+            return Ok(Some(taken));
+        }
+        let made = edits.len();
+        match self.place(&scene, &head, edits).await? {
+            Ok(()) => {
+                tracing::info!(changes = made, "took late changes of the former manager");
+                Ok(Some(taken))
+            }
+            Err(error) => {
+                tracing::warn!(error = error.chain(), "late changes of the former manager were not taken");
+                Ok(None)
+            }
+        }
+    }
+
+    /// Which changes are taken, by position, and what is to be made for that.
+    fn choose_changes(
+        &self,
+        scene: &Scene<'_>,
+        head: &Adopted,
+        base: &Forest,
+        changes: &[Change],
+    ) -> (Vec<u64>, Vec<Edit>) {
+        let observed = &scene.observed;
+        let matchers: BTreeMap<&RootName, Matcher> = head
+            .rules
+            .roots
+            .iter()
+            .filter_map(|(root, rules)| Some((root, Matcher::new(rules).ok()?)))
+            .collect();
+        let is_carried = |change: &Change| {
+            let entry = change.entry.as_ref().or_else(|| base.get(&change.place));
+            matchers.get(&change.place.root).is_some_and(|matcher| {
+                scene.roots.sites.contains_key(&change.place.root)
+                    && !matcher.excluded(&change.place.path, entry.is_some_and(Entry::is_folder))
+            })
+        };
+        let is_delete = |change: &Change| {
+            change.entry.is_none() && base.get(&change.place).is_some_and(|old| !old.is_folder())
+        };
+        let deletes = changes.iter().filter(|change| is_delete(change)).count() as u64;
+        let (mut same, mut taken, mut edits) = (Vec::new(), Vec::new(), Vec::new());
+        for (index, change) in (0..).zip(changes) {
+            let there = observed.forest.get(&change.place);
+            if there == change.entry.as_ref() {
+                same.push(index);
+                continue;
+            }
+            let expected = base.get(&change.place);
+            let is_free = head.forest.get(&change.place) == expected
+                && there == expected
+                && !observed.busy.contains_key(&change.place)
+                && !observed.is_unreadable(&change.place);
+            let is_too_much = deletes > self.config.max_delete && is_delete(change);
+            if is_free && is_carried(change) && !is_too_much {
+                let old = there.cloned();
+                edits.push(Edit { place: change.place.clone(), old, new: change.entry.clone() });
+                taken.push(index);
+            }
+        }
+        let made = edits.iter().map(|edit: &Edit| (edit.place.clone(), edit.new.clone()));
+        if observed.forest.with(made).is_err() {
+            // What is left of it makes no tree.
+            return (same, Vec::new());
+        }
+        same.extend(taken);
+        (same, edits)
+    }
+
+    async fn place(
+        &mut self,
+        scene: &Scene<'_>,
+        head: &Arc<Adopted>,
+        edits: Vec<Edit>,
+    ) -> Result<Result<(), ApplyError>, ApplyTaskError> {
+        let (store, sites) = (self.parts.store.clone(), scene.roots.sites.clone());
+        let record = record_of(scene.state, head);
+        let head = Arc::clone(head);
+        let work = move || {
+            let why = |_: &Place| "another content was handed over by the former manager";
+            reconcile(Round {
+                store: &store,
+                sites: &sites,
+                edits,
+                before: Some(&head.forest),
+                record,
+                why: &why,
+            })
+        };
+        match blocking(work).await? {
+            Ok(outcome) => {
+                self.displace(outcome.displaced);
+                self.parts.inventory.applied(outcome.written).await;
+                Ok(Ok(()))
+            }
+            Err(failed) => {
+                let failed = *failed;
+                self.displace(failed.displaced);
+                match failed.error {
+                    ApplyError::Store(error) if error.is_fatal() => Err(error.into()),
+                    error => Ok(Err(error)),
+                }
+            }
+        }
+    }
+}
