@@ -158,6 +158,10 @@ fn a_cluster_forms_without_a_host_that_is_missing() {
     let (code, _, why) = cluster.cli(1, &["bootstrap", "--without", "gw1"]);
     assert_eq!(code, 1);
     assert!(why.contains("formed"), "{why}");
+
+    cluster.start(0);
+    cluster.wait_in_sync(&[1, 2, 0], LONG);
+    assert_eq!(cluster.read(0, "default/api/a.xml").as_deref(), Some(&b"<api/>"[..]));
 }
 
 #[test]
@@ -235,4 +239,84 @@ fn recovering_survives_a_crash_at_any_step() {
     assert_eq!(cluster.wait_manager(LONG), 0);
     cluster.write(0, "default/api/a.xml", "<api>2</api>");
     assert_eq!(wait_generation(&cluster, &[0], head + 1), head + 1, "the new log is whole");
+}
+
+/// What status on a host names is done there; the host is a member of the recovered cluster afterwards.
+fn rejoin(cluster: &mut TestCluster, node: usize) {
+    let said = wait_problem(cluster, node, "succeeded", "`syncd recover --rejoin`");
+    let way = commands(&said);
+    assert_eq!(way, ["systemctl stop syncd", "syncd recover --rejoin", "systemctl start syncd"]);
+    obey(cluster, node, &way);
+}
+
+#[test]
+fn the_others_come_back_empty_or_with_their_old_log_and_nothing_equal_is_written() {
+    let mut cluster = TestCluster::new(THREE, "");
+    for n in 0..5 {
+        cluster.write(0, &format!("default/api/a{n}.xml"), format!("<api>{n}</api>"));
+    }
+    cluster.start_all();
+    wait_generation(&cluster, &[0, 1, 2], 1);
+    // gw1 sees the next generation no more, which the others commit; gw2 edits by hand while nothing runs.
+    cluster.kill(0);
+    let manager = cluster.wait_manager(LONG);
+    cluster.write(manager, "default/api/a1.xml", "<api>lost</api>");
+    let lost = wait_generation(&cluster, &[1, 2], 2);
+    (1..3).for_each(|node| cluster.kill(node));
+    fs::remove_dir_all(&cluster.nodes[2].data).unwrap();
+    cluster.write(1, "default/api/a2.xml", "<api>by hand</api>");
+    let equal = cluster.nodes[1].root.join("default/api/a0.xml");
+    let before = fs::metadata(&equal).unwrap();
+
+    let (code, said, why) = cluster.offline(0, &["recover", "--yes"]);
+    assert_eq!(code, 0, "{said}{why}");
+    cluster.start(0);
+    assert_eq!(cluster.wait_manager(LONG), 0);
+    let head = wait_generation(&cluster, &[0], 1);
+    assert!(head < lost, "the survivor never saw generation {lost}");
+
+    let (code, _, why) = cluster.offline(1, &["recover", "--yes"]);
+    assert_eq!(code, 2);
+    assert!(why.contains("recovered already") && why.contains("--rejoin"), "{why}");
+    cluster.start(1);
+    rejoin(&mut cluster, 1);
+    cluster.start(2);
+    cluster.wait_in_sync(&[0, 1, 2], LONG);
+    cluster.write(0, "default/api/a3.xml", "<api>after</api>");
+    wait_generation(&cluster, &[0, 1, 2], head + 1);
+    cluster.wait_equal(&[0, 1, 2], LONG);
+    assert_eq!(cluster.read(1, "default/api/a1.xml").as_deref(), Some(&b"<api>1</api>"[..]));
+    let after = fs::metadata(&equal).unwrap();
+    assert_eq!((before.ino(), before.mtime()), (after.ino(), after.mtime()), "equal content is not written");
+    let (_, kept, _) = cluster.cli(1, &["quarantine", "list"]);
+    assert!(kept.contains("a1.xml") && kept.contains("a2.xml"), "what differed is kept: {kept}");
+    cluster.wait("three voters, nobody awaited", LONG, || {
+        cluster.status(0).is_some_and(|status| !has_problem(&status, "not-rejoined"))
+    });
+    // The new cluster bears the loss of its first voter once the others vote.
+    cluster.wait("a majority without gw1", LONG, || {
+        cluster.status(1).is_some_and(|status| status["health"] == "ok")
+    });
+}
+
+#[test]
+fn rejoining_is_refused_while_the_old_cluster_has_a_quorum() {
+    let mut cluster = TestCluster::new(THREE, "");
+    cluster.write(0, "default/api/a.xml", "<api/>");
+    cluster.start_all();
+    wait_generation(&cluster, &[0, 1, 2], 1);
+    (0..3).for_each(|node| cluster.kill(node));
+    let (code, said, why) = cluster.offline(0, &["recover", "--yes"]);
+    assert_eq!(code, 0, "{said}{why}");
+    (0..3).for_each(|node| cluster.start(node));
+    wait_problem(&cluster, 2, "succeeded", "`syncd recover --rejoin`");
+    cluster.stop(2);
+    let (code, _, why) = cluster.offline(2, &["recover", "--rejoin", "--yes"]);
+    assert_eq!(code, 2);
+    assert!(why.contains("gw2 at") && why.contains("majority"), "{why}");
+    cluster.stop(1);
+    let (code, said, why) = cluster.offline(2, &["recover", "--rejoin", "--yes"]);
+    assert_eq!(code, 0, "{said}{why}");
+    cluster.start(2);
+    cluster.wait_in_sync(&[0, 2], LONG);
 }

@@ -108,7 +108,10 @@ impl<'a> Batch<'a> {
         let generation = &proposal.generation;
         let key = PinKey { epoch: generation.epoch, number: generation.number, digest: generation.digest };
         let pinned = Pinned { epoch: key.epoch, number: key.number, digest: key.digest };
-        if chain.is_adopted(key.number, &key.digest) || chain.is_pinned(&key) {
+        // An older one that comes from nothing is the head of a cluster in which what followed it here never was.
+        let begins_anew = proposal.base == 0 && !chain.head_is(key.number, &key.digest);
+        let is_adopted = chain.is_adopted(key.number, &key.digest) && !begins_anew;
+        if is_adopted || chain.is_pinned(&key) {
             self.commit(None)?;
             return Ok(pinned);
         }

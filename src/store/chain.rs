@@ -137,7 +137,7 @@ impl Chain {
         self.head.as_ref().is_none_or(|head| head.generation.number < number)
     }
 
-    fn head_is(&self, number: u64, digest: &Digest) -> bool {
+    pub(super) fn head_is(&self, number: u64, digest: &Digest) -> bool {
         self.head
             .as_ref()
             .is_some_and(|head| head.generation.number == number && head.generation.digest == *digest)
