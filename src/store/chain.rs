@@ -370,7 +370,17 @@ impl Store {
                 stored.insert(key.number, encode(&steps)?.as_slice())?;
             }
             let mut committed = txn.open_table(COMMITTED)?;
-            for hash in steps.iter().filter_map(|step| step.new.as_ref()?.entry.content()) {
+            let mut brought: Vec<ContentHash> =
+                steps.iter().filter_map(|step| step.new.as_ref()?.entry.content()).collect();
+            if replaces {
+                // What only the replaced history had is nobody's version any more: where it still lies, it is kept.
+                committed.retain(|_, _| false)?;
+                brought = all_edits(&empty, &pin.forest)
+                    .iter()
+                    .filter_map(|edit| edit.new.as_ref().and_then(Entry::content))
+                    .collect();
+            }
+            for hash in brought {
                 if committed.get(hash.0)?.is_none() {
                     committed.insert(hash.0, key.number)?;
                 }
