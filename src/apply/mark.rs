@@ -84,6 +84,8 @@ pub(super) struct Who<'a> {
     pub cluster: ClusterId,
     pub node: NodeId,
     pub members: &'a BTreeMap<NodeId, Member>,
+    /// The clusters that this one succeeds.
+    pub succeeds: &'a [ClusterId],
     pub generation: u64,
 }
 
@@ -217,10 +219,11 @@ fn decide(stored: Option<&Mark>, found: &Found, who: Who<'_>) -> Verdict {
         (None, Found::Mark(mark)) if is_mine(mark) || stored.is_some_and(|stored| stored.id == mark.id) => {
             Verdict::Join { id: Some(mark.id.clone()) }
         }
-        // This node before it lost its data folder, which is a member no more: the root is the same one.
+        // This node before it lost its data folder, a member no more or one of a cluster that was succeeded: the root
+        // is the same one.
         (None, Found::Mark(mark))
-            if mark.cluster == who.cluster.to_string()
-                && !who.members.contains_key(&mark.node)
+            if (mark.cluster == who.cluster.to_string() && !who.members.contains_key(&mark.node)
+                || who.succeeds.iter().any(|cluster| mark.cluster == cluster.to_string()))
                 && !mark.name.is_empty()
                 && mark.name == who.name() =>
         {
@@ -311,7 +314,7 @@ mod tests {
     #[test]
     fn decisions() {
         let members = members();
-        let who = Who { cluster: CLUSTER, node: 1, members: &members, generation: 0 };
+        let who = Who { cluster: CLUSTER, node: 1, members: &members, succeeds: &[], generation: 0 };
         let unmarked = Verdict::Refused(RootProblem::Unmarked);
         let copied = |whose: &str| Verdict::Refused(RootProblem::Copied { whose: whose.to_owned() });
         let join = |id: Option<&str>| Verdict::Join { id: id.map(str::to_owned) };
@@ -333,13 +336,17 @@ mod tests {
         ] {
             assert_eq!(decide(stored.as_ref(), &found, who), expected, "{stored:?} {found:?}");
         }
+        let former = [ClusterId([9; 16])];
+        let recovered = Who { succeeds: &former, ..who };
+        assert_eq!(decide(None, &Found::Mark(mark(9, 1, "x")), recovered), join(None), "this host before");
+        assert_eq!(decide(None, &Found::Mark(mark(9, 2, "x")), recovered), copied(&other_cluster));
     }
 
     #[test]
     fn joining_and_losing_a_root() {
         let fixture = Fixture::new();
         let members = members();
-        let who = Who { cluster: CLUSTER, node: 1, members: &members, generation: 3 };
+        let who = Who { cluster: CLUSTER, node: 1, members: &members, succeeds: &[], generation: 3 };
         let admit = |who| admit(&fixture.store, &fixture.root, who).unwrap();
         assert_eq!(admit(who), Admission::Free);
         assert!(!fixture.path(".syncd").exists(), "looking makes nothing");
@@ -364,7 +371,8 @@ mod tests {
         {
             let fixture = Fixture::new();
             fixture.write(path, text);
-            let who = Who { cluster: CLUSTER, node: 1, members: &BTreeMap::new(), generation: 0 };
+            let who =
+                Who { cluster: CLUSTER, node: 1, members: &BTreeMap::new(), succeeds: &[], generation: 0 };
             join(&fixture.store, &fixture.root, who).unwrap();
             assert_eq!(admit(&fixture.store, &fixture.root, who).unwrap(), Admission::Joined);
             let moved = path.replace(".syncd", ".syncd.foreign-1");

@@ -41,12 +41,13 @@ impl ApplyTask {
         let store = self.parts.store.clone();
         let observed = Arc::clone(observed);
         let (cluster, members) = (state.cluster, state.members.clone());
+        let succeeds = state.lineage.succeeds.clone();
         let rules = head.map(|head| head.rules.clone()).unwrap_or_default();
         let wanted: BTreeMap<RootName, u64> = head.map_or_else(BTreeMap::new, |head| {
             head.forest.roots.iter().map(|(root, manifest)| (root.clone(), manifest.files())).collect()
         });
         let work = move || {
-            let who = Who { cluster, node, members: &members, generation: 0 };
+            let who = Who { cluster, node, members: &members, succeeds: &succeeds, generation: 0 };
             let mut roots = Roots::default();
             for (name, found) in &observed.roots {
                 let Some(root) = found.root.as_ref().filter(|_| found.missing.is_none()) else {
@@ -127,9 +128,10 @@ impl ApplyTask {
         }
         let store = self.parts.store.clone();
         let (cluster, node, members) = (scene.state.cluster, scene.node, scene.state.members.clone());
+        let succeeds = scene.state.lineage.succeeds.clone();
         let names: Vec<RootName> = todo.iter().map(|(name, ..)| name.clone()).collect();
         let work = move || {
-            let who = Who { cluster, node, members: &members, generation };
+            let who = Who { cluster, node, members: &members, succeeds: &succeeds, generation };
             for (_, root, free) in &todo {
                 if *free {
                     join(&store, root, who)?;
