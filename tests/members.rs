@@ -170,3 +170,99 @@ fn a_member_is_removed_by_order() {
     });
     assert_eq!(cluster.read(gone, "default/api/a.xml").unwrap(), b"<api/>");
 }
+
+fn copy(from: &Path, to: &Path) {
+    if to.exists() {
+        fs::remove_dir_all(to).unwrap();
+    }
+    let copied = std::process::Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap();
+    assert!(copied.success());
+}
+
+fn names(cluster: &TestCluster, node: usize, code: &str) -> bool {
+    cluster.status(node).is_some_and(|status| has_problem(&status, code))
+}
+
+#[test]
+fn a_data_folder_that_was_set_back_is_named_and_rejoins() {
+    let mut cluster = TestCluster::new(THREE, "");
+    cluster.write(0, "default/api/a.xml", "<api/>");
+    cluster.start_all();
+    cluster.wait_in_sync(&[0, 1, 2], Duration::from_secs(60));
+    let manager = cluster.wait_manager(Duration::from_secs(20));
+    let node = (0..3).find(|node| *node != manager).unwrap();
+    cluster.kill(node);
+    let (data, image) = (cluster.nodes[node].data.clone(), cluster.dir.path().join("image"));
+    copy(&data, &image);
+    cluster.start(node);
+    let manager = cluster.wait_manager(Duration::from_secs(20));
+    cluster.write(manager, "default/api/a.xml", "<api later=\"yes\"/>");
+    cluster.wait_content(node, "default/api/a.xml", "<api later=\"yes\"/>", Duration::from_secs(20));
+    cluster.wait_in_sync(&[0, 1, 2], Duration::from_secs(20));
+    cluster.kill(node);
+    copy(&image, &data);
+    cluster.start(node);
+    cluster.wait("the word for it", Duration::from_secs(20), || names(&cluster, node, "rolled-back"));
+    cluster.wait("its former place given up", BACK, || votes_even(&cluster, manager));
+    cluster.wait("three voters", BACK, || !votes_even(&cluster, manager));
+    wait_back(&cluster, node);
+    assert_eq!(cluster.read(node, "default/api/a.xml").unwrap(), b"<api later=\"yes\"/>");
+}
+
+#[test]
+fn a_cloned_machine_is_named_and_kept_out() {
+    let nodes = &[("gw1", "candidate"), ("gw2", "candidate"), ("gw3", "candidate"), ("spare", "worker")];
+    let mut cluster = TestCluster::new(nodes, "");
+    cluster.write(0, "default/api/a.xml", "<api/>");
+    (0..3).for_each(|node| cluster.start(node));
+    cluster.wait_in_sync(&[0, 1, 2], Duration::from_secs(60));
+    cluster.kill(2);
+    copy(&cluster.nodes[2].data.clone(), &cluster.nodes[3].data.clone());
+    copy(&cluster.nodes[2].root.clone(), &cluster.nodes[3].root.clone());
+    cluster.start(2);
+    cluster.wait_in_sync(&[0, 1, 2], Duration::from_secs(30));
+    cluster.nodes[3].name = "gw3".to_owned();
+    cluster.start(3);
+    cluster.wait("the clone's own word", Duration::from_secs(20), || names(&cluster, 3, "cloned"));
+    cluster.wait("the others' word", Duration::from_secs(20), || {
+        names(&cluster, 0, "cloned") || names(&cluster, 1, "cloned")
+    });
+    let manager = cluster.wait_manager(Duration::from_secs(20));
+    cluster.write(manager, "default/api/a.xml", "<api after=\"yes\"/>");
+    cluster.wait_content(2, "default/api/a.xml", "<api after=\"yes\"/>", Duration::from_secs(20));
+    assert_eq!(cluster.read(3, "default/api/a.xml").unwrap(), b"<api/>", "the clone touches nothing");
+}
+
+#[test]
+fn a_changed_address_is_taken_over_and_an_unlisted_node_says_so() {
+    let nodes = &[("gw1", "candidate"), ("gw2", "candidate"), ("gw3", "candidate"), ("w9", "worker")];
+    let mut cluster = TestCluster::new(nodes, "");
+    cluster.write(0, "default/api/a.xml", "<api/>");
+    cluster.nodes[3].name = "ip-10-0-0-11".to_owned();
+    cluster.start_all();
+    cluster.wait_in_sync(&[0, 1, 2, 3], Duration::from_secs(60));
+    assert!(names(&cluster, 3, "not-listed"));
+    // gw3 moves: only its own configuration knows.
+    let leader = cluster.status(0).unwrap()["leader"].as_str().unwrap().to_owned();
+    let moved =
+        (0..3).find(|node| cluster.nodes[*node].name != leader && Some(*node) != cluster.manager()).unwrap();
+    cluster.kill(moved);
+    let old = cluster.nodes[moved].address.clone();
+    let new = old.replace(":8730", ":8740");
+    let before = fs::read_to_string(&cluster.config).unwrap();
+    assert!(before.contains(&old));
+    fs::write(&cluster.config, before.replace(&old, &new)).unwrap();
+    cluster.nodes[moved].address = new;
+    cluster.start(moved);
+    let manager = cluster.wait_manager(Duration::from_secs(20));
+    cluster.write(manager, "default/api/a.xml", "<api moved=\"yes\"/>");
+    cluster.wait_content(moved, "default/api/a.xml", "<api moved=\"yes\"/>", Duration::from_secs(30));
+    // And its vote is reached there.
+    let other = (0..3).find(|node| *node != manager && *node != moved).unwrap();
+    cluster.kill(other);
+    let manager = cluster.wait_manager(Duration::from_secs(20));
+    cluster.write(manager, "default/api/b.xml", "<api/>");
+    for node in [manager, moved] {
+        cluster.wait_content(node, "default/api/b.xml", "<api/>", Duration::from_secs(20));
+    }
+}

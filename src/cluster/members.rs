@@ -231,7 +231,7 @@ impl MembersTask {
                 }
             }
             Step::Finish { to, retain } => {
-                tracing::info!(?to, "a change of the voters goes on");
+                tracing::debug!(?to, "a change of the voters goes on");
                 self.change(ChangeMembers::ReplaceAllVoters(to), retain).await;
             }
             Step::Expel(node) => {

@@ -56,6 +56,8 @@ const CLONE_GONE: Duration = Duration::from_secs(10);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Seen {
     pub(super) starts: u64,
+    /// The process of that start: another one with the same number started on an older state of the data folder.
+    pub(super) process: u64,
     pub(super) applied: u64,
 }
 
@@ -74,8 +76,9 @@ pub(super) enum Place {
 }
 
 /// Whether what a node says of itself is less than what was heard of it.
-fn is_set_back(seen: Seen, starts: u64, log_index: u64) -> bool {
-    starts < seen.starts || log_index < seen.applied
+fn is_set_back(seen: Seen, starts: u64, process: u64, log_index: u64) -> bool {
+    let is_older = starts < seen.starts || (starts == seen.starts && process != seen.process);
+    is_older || log_index < seen.applied
 }
 
 /// Who answers at an address.
@@ -131,7 +134,7 @@ pub(super) async fn answer(
         return problem(CLONED, why);
     }
     let seen = shared.all_seen().get(&id).copied().unwrap_or_default();
-    if is_set_back(seen, request.starts, request.log_index) {
+    if is_set_back(seen, request.starts, request.process, request.log_index) {
         let why = format!(
             "the data folder of {} was set back: it is at start {} and log entry {}, and was heard at start {} and \
              log entry {}",
@@ -355,7 +358,9 @@ pub(super) async fn remember(
 fn learn(seen: &mut AllSeen, heard: &Heard, state: &ClusterState) {
     for instance in heard.values().filter_map(|heard| heard.report.instance.as_ref()) {
         let known = seen.entry(instance.node).or_default();
-        known.starts = known.starts.max(instance.starts);
+        if instance.starts > known.starts {
+            (known.starts, known.process) = (instance.starts, instance.process);
+        }
         // No more than this node knows to be committed: a peer's word must not bar another for ever.
         known.applied = known.applied.max(instance.applied.min(state.applied_index));
     }
@@ -372,11 +377,18 @@ mod tests {
 
     #[test]
     fn less_than_was_heard_is_set_back() {
-        let seen = Seen { starts: 4, applied: 100 };
-        for (starts, index, expected) in [(5, 100, false), (5, 120, false), (3, 120, true), (5, 99, true)] {
-            assert_eq!(is_set_back(seen, starts, index), expected, "{starts} {index}");
+        let seen = Seen { starts: 4, process: 7, applied: 100 };
+        for (starts, process, index, expected) in [
+            (5, 8, 100, false),
+            (5, 8, 120, false),
+            (4, 7, 120, false),
+            (4, 8, 120, true),
+            (3, 8, 120, true),
+            (5, 8, 99, true),
+        ] {
+            assert_eq!(is_set_back(seen, starts, process, index), expected, "{starts} {process} {index}");
         }
-        assert!(!is_set_back(Seen::default(), 1, 0));
+        assert!(!is_set_back(Seen::default(), 1, 8, 0));
     }
 
     #[test]

@@ -54,7 +54,7 @@ pub(super) fn problems(config: &Config, state: Option<&ClusterState>, rows: &[No
         }
     }
     let voters = state.voters.len();
-    if voters > 0 && voters % 2 == 0 && state.changing.is_none() {
+    if voters > 0 && voters.is_multiple_of(2) {
         let message = if voters == 2 {
             "2 nodes vote: when either is lost nothing is published and nobody takes over by itself"
                 .to_owned()
