@@ -107,12 +107,9 @@ pub fn lines<T: Serialize + Send + 'static>(lines: mpsc::Receiver<Line<T>>) -> R
             Ok(value) => serde_json::to_string(&value),
             Err(error) => serde_json::to_string(&error),
         };
-        text.map_or_else(
-            |error| {
-                format!("{{\"error\":{:?},\"remedy\":\"see the log\",\"critical\":true}}", error.to_string())
-            },
-            |text| text,
-        )
+        text.unwrap_or_else(|error| {
+            format!("{{\"error\":{:?},\"remedy\":\"see the log\",\"critical\":true}}", error.to_string())
+        })
     })));
     ([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response()
 }
