@@ -41,6 +41,8 @@ pub(super) const CLONED: &str = "cloned";
 const PRESENT_MAX: Duration = Duration::from_millis(2500);
 /// How long a peer looks who answers at a member's address.
 const PROBE_MAX: Duration = Duration::from_secs(1);
+/// How long others are waited for once enough have answered: each may know something else.
+const ALSO: Duration = Duration::from_millis(300);
 /// Between two rounds before the log runs.
 const AGAIN: Duration = Duration::from_millis(300);
 /// A follower's word is enough after this: the voters that this node knows may all be gone.
@@ -59,6 +61,14 @@ pub(super) struct Seen {
     /// The process of that start: another one with the same number started on an older state of the data folder.
     pub(super) process: u64,
     pub(super) applied: u64,
+}
+
+impl Seen {
+    fn start(&mut self, starts: u64, process: u64) {
+        if starts > self.starts {
+            (self.starts, self.process) = (starts, process);
+        }
+    }
 }
 
 /// The most that was heard of each member; bounded by their number.
@@ -133,7 +143,16 @@ pub(super) async fn answer(
         shared.note(CLONED, Some(Problem::new(Severity::Critical, CLONED, why.clone(), remedy)));
         return problem(CLONED, why);
     }
-    let seen = shared.all_seen().get(&id).copied().unwrap_or_default();
+    let seen = {
+        let mut all = shared.all_seen();
+        let seen = all.entry(id).or_default();
+        let before = *seen;
+        if !is_set_back(before, request.starts, request.process, request.log_index) {
+            // At once: whoever comes next from an older state of the same data folder may come soon.
+            seen.start(request.starts, request.process);
+        }
+        before
+    };
     if is_set_back(seen, request.starts, request.process, request.log_index) {
         let why = format!(
             "the data folder of {} was set back: it is at start {} and log entry {}, and was heard at start {} and \
@@ -150,7 +169,7 @@ pub(super) async fn answer(
     Ok(known)
 }
 
-/// Says to all others who and where this node is; what they answered, until it is `enough`.
+/// Says to all others who and where this node is; what they answered, until a little after it is `enough`.
 async fn present(
     shared: &Shared,
     own: &Own,
@@ -184,13 +203,19 @@ async fn present(
         })
         .collect();
     let mut replies = Vec::new();
-    while let Some(reply) = asked.next().await {
+    let mut until: Option<Instant> = None;
+    loop {
+        let next = asked.next();
+        let reply = match until {
+            Some(until) => tokio::time::timeout_at(until, next).await.ok().flatten(),
+            None => next.await,
+        };
+        let Some(reply) = reply else { return replies };
         replies.extend(reply);
-        if enough(&replies) {
-            break;
+        if until.is_none() && enough(&replies) {
+            until = Some(Instant::now() + ALSO);
         }
     }
-    replies
 }
 
 /// Presents this node until its log may run, or never may; none when `stop` came first.
@@ -330,13 +355,15 @@ pub(super) async fn remember(
 ) -> Result<(), ClusterError> {
     let mut tick = tokio::time::interval(REMEMBER_EVERY.0);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut news = shared.heard.clone();
     let mut stored = (Instant::now(), shared.all_seen().clone());
     loop {
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
+            Ok(()) = news.changed() => {}
             _ = tick.tick() => {}
         }
-        let (heard, state) = (shared.heard.borrow().clone(), shared.state.borrow().clone());
+        let (heard, state) = (news.borrow_and_update().clone(), shared.state.borrow().clone());
         let Some(state) = state else { continue };
         let seen = {
             let mut seen = shared.all_seen();
@@ -358,9 +385,7 @@ pub(super) async fn remember(
 fn learn(seen: &mut AllSeen, heard: &Heard, state: &ClusterState) {
     for instance in heard.values().filter_map(|heard| heard.report.instance.as_ref()) {
         let known = seen.entry(instance.node).or_default();
-        if instance.starts > known.starts {
-            (known.starts, known.process) = (instance.starts, instance.process);
-        }
+        known.start(instance.starts, instance.process);
         // No more than this node knows to be committed: a peer's word must not bar another for ever.
         known.applied = known.applied.max(instance.applied.min(state.applied_index));
     }
