@@ -15,7 +15,6 @@ pub(super) const CODES: &[&str] = &[
     "removed",
     "rolled-back",
     "cloned",
-    "shared-root",
 ];
 
 /// Every problem of the list of nodes, as this node sees it.
