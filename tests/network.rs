@@ -17,7 +17,8 @@ const LONG: Duration = Duration::from_secs(40);
 fn cluster() -> (Network, TestCluster) {
     let network = Network::new(3);
     // Without hand-over: what is written while cut off is to be found in one place.
-    let extra = "[sync]\nhandover = \"0s\"\ngather = \"100ms\"\ndelete_grace = \"100ms\"\n[tls]\ninsecure = true\n";
+    let extra =
+        "[sync]\nhandover = \"0s\"\ngather = \"100ms\"\ndelete_grace = \"100ms\"\n[tls]\ninsecure = true\n";
     let mut cluster = TestCluster::with_addresses(THREE, &network.addresses(), extra);
     for (index, node) in cluster.nodes.iter_mut().enumerate() {
         node.prefix = network.prefix(index + 1);

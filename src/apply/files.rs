@@ -48,13 +48,14 @@ pub(super) struct Scene<'a> {
 }
 
 impl ApplyTask {
+    /// Does what is due with this node's files. False when another look has to decide: this one was overtaken.
     pub(super) async fn tend_files(
         &mut self,
         state: &Arc<ClusterState>,
         standing: &Standing,
         node: NodeId,
         head: Option<Arc<Adopted>>,
-    ) -> Result<(), ApplyTaskError> {
+    ) -> Result<bool, ApplyTaskError> {
         self.look_again_at_displaced().await?;
         let observed = Arc::clone(&self.observed.borrow());
         let roots = self.examine(&observed, state, node, head.as_deref()).await?;
@@ -68,26 +69,33 @@ impl ApplyTask {
             self.watched = false;
         }
         let office = office_of(Some(state), Some(node));
+        if office != office_of(self.membership().0.as_deref(), Some(node)) {
+            // The office began or ended during this look: what it saw before must not decide about files.
+            return Ok(false);
+        }
         let scene = Scene { state, node, observed, roots };
         self.watch_office(office);
         if office.is_some() && *self.active.borrow() == office {
-            return self.hold_office(&scene, head).await;
+            self.hold_office(&scene, head).await?;
+            return Ok(true);
         }
         if office.is_none() {
             self.leave_nothing_held();
         }
         if !scene.roots.problems.is_empty() {
             self.now.state = NodeState::RootMissing;
-            return Ok(());
+            return Ok(true);
         }
         if !standing.confirmed || !scene.observed.complete {
-            return self.only_tell(&scene, head.as_deref()).await;
+            self.only_tell(&scene, head.as_deref()).await?;
+            return Ok(true);
         }
         match office {
-            Some(epoch) => self.take_office(&scene, epoch).await,
-            None if state.paused.is_some() => self.stand_still(&scene, head).await,
-            None => self.follow(&scene, head).await,
+            Some(epoch) => self.take_office(&scene, epoch).await?,
+            None if state.paused.is_some() => self.stand_still(&scene, head).await?,
+            None => self.follow(&scene, head).await?,
         }
+        Ok(true)
     }
 
     /// An ordinary node while the cluster is paused: what differs is named and left.

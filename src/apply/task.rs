@@ -250,7 +250,11 @@ impl ApplyTask {
             self.observed.mark_unchanged();
             match self.look().await {
                 Err(ApplyTaskError::Store(error)) if error.is_no_space() => self.wait_for_room(&error),
-                looked => looked?,
+                looked => {
+                    if !looked? {
+                        continue;
+                    }
+                }
             }
             self.publish().await?;
             let offering: OptionFuture<_> = self.offering.as_mut().into();
@@ -286,21 +290,22 @@ impl ApplyTask {
         self.now.problems.push(Problem::new(Severity::Critical, STORE_FULL, message, remedy));
     }
 
-    async fn look(&mut self) -> Result<(), ApplyTaskError> {
+    /// Looks once; false when what it saw was overtaken by the log, so that nothing is said of it.
+    async fn look(&mut self) -> Result<bool, ApplyTaskError> {
         self.now = Findings::new();
         if let Err(error) = self.parts.store.check_room() {
             self.wait_for_room(&error);
         }
         let standing = self.standing.borrow().clone();
         let state = self.state.borrow().clone();
-        let (Some(state), Some(node)) = (state, standing.node) else { return Ok(()) };
+        let (Some(state), Some(node)) = (state, standing.node) else { return Ok(true) };
         let head = self.follow_log(&state, node).await?;
         if let Some(head) = &head {
             self.go_by_rules(head).await;
         }
         if self.config.witness {
             self.now.state = NodeState::Witness;
-            return Ok(());
+            return Ok(true);
         }
         self.tend_files(&state, &standing, node, head).await
     }
