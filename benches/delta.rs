@@ -12,7 +12,8 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use syncd::delta::{Engine, apply, make};
 
-/// Bytes of a class of files, and how many pairs of it are looked at for each hundred.
+/// Bytes of a class of files, and how many pairs of it are looked at for each hundred. Noise stands for what is packed
+/// already, such as a `.car`.
 const CLASSES: &[(&str, usize, usize)] = &[
     ("0.5 KB", 500, 100),
     ("1 KB", 1 << 10, 100),
@@ -23,6 +24,8 @@ const CLASSES: &[(&str, usize, usize)] = &[
     ("1 MB", 1 << 20, 10),
     ("5 MB", 5 << 20, 4),
     ("15 MB", 15 << 20, 2),
+    ("256 KB of noise", 256 << 10, 20),
+    ("5 MB of noise", 5 << 20, 4),
 ];
 const ENGINES: [Engine; 3] = [Engine::Plain, Engine::Prefix, Engine::Rsync];
 
@@ -37,7 +40,8 @@ fn main() {
     println!("|---|---|---|---|---|---|---|---|");
     for (name, bytes, share) in CLASSES {
         let count = (pairs * share / 100).max(1);
-        let pairs: Vec<(Vec<u8>, Vec<u8>)> = (0..count).map(|_| pair(&mut rng, *bytes)).collect();
+        let pairs: Vec<(Vec<u8>, Vec<u8>)> =
+            (0..count).map(|_| pair(&mut rng, *bytes, name.ends_with("noise"))).collect();
         let mut sums = [(0, Duration::ZERO); 3];
         let mut wins = [0; 3];
         for (old, new) in &pairs {
@@ -90,7 +94,15 @@ fn shared(pairs: &[(Vec<u8>, Vec<u8>)]) -> (usize, Duration) {
 }
 
 /// An artifact and the next version of it: mostly one hunk, most often of one line.
-fn pair(rng: &mut StdRng, bytes: usize) -> (Vec<u8>, Vec<u8>) {
+fn pair(rng: &mut StdRng, bytes: usize, noise: bool) -> (Vec<u8>, Vec<u8>) {
+    if noise {
+        let old: Vec<u8> = (0..bytes).map(|_| rng.random()).collect();
+        let mut new = old.clone();
+        let at = rng.random_range(0..bytes - 100);
+        let hunk: Vec<u8> = (0..rng.random_range(20..200)).map(|_| rng.random()).collect();
+        new.splice(at..at + 100, hunk);
+        return (old, new);
+    }
     let old = tree::artifact(rng, bytes);
     let mut lines: Vec<String> = old.split_inclusive('\n').map(str::to_owned).collect();
     let mut hunks = 1;

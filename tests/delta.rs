@@ -177,3 +177,32 @@ fn a_capped_upload_is_slow_and_nothing_else() {
     cluster.wait_in_sync(&[0, 1, 2], LONG);
     assert_eq!(cluster.status(0).unwrap()["epoch"].as_u64(), epoch, "content stands before no heartbeat");
 }
+
+/// A node loses its store and keeps its files: what comes again is told by the large file that is there.
+#[test]
+fn a_lost_store_is_filled_by_what_lies_in_the_root() {
+    let mut rng = support::rng("a_lost_store_is_filled_by_what_lies_in_the_root");
+    let nodes = &[("gw1", "candidate"), ("gw2", "worker"), ("gw3", "worker")];
+    let mut cluster = TestCluster::new(nodes, "");
+    let noise: Vec<u8> = (0..3 << 20).map(|_| rng.random()).collect();
+    cluster.write(0, "default/api/a.xml", "<api/>");
+    cluster.write(0, "default/api/noise.car", &noise);
+    cluster.start_all();
+    cluster.wait_in_sync(&[0, 1, 2], LONG);
+    cluster.stop(2);
+    // One committed change that gw3 does not see, so that nothing of what it has is the head.
+    cluster.write(0, "default/api/noise.car", with_a_line(&noise, &mut rng));
+    cluster.wait_equal(&[0, 1], LONG);
+    let sent = |cluster: &TestCluster, kind: &str| -> u64 {
+        (0..2).map(|node| metric(cluster, node, NAME, &format!("kind=\"{kind}\",peer=\"gw3\""))).sum()
+    };
+    let (full, delta) = (sent(&cluster, "full"), sent(&cluster, "delta"));
+    fs::remove_dir_all(cluster.nodes[2].data.join("store")).unwrap();
+    cluster.start(2);
+    cluster.wait_in_sync(&[0, 1, 2], LONG);
+    cluster.wait_equal(&[0, 2], LONG);
+    let (full, delta) = (sent(&cluster, "full") - full, sent(&cluster, "delta") - delta);
+    eprintln!("{full} bytes whole, {delta} bytes as delta for a file of {} bytes", noise.len());
+    assert!(delta > 0 && delta < 100_000, "{delta}");
+    assert!(full < 100_000, "{full}");
+}

@@ -2,6 +2,7 @@
 //! what is fetched from a peer.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,6 +10,7 @@ use futures::{Stream, StreamExt};
 use tokio::sync::mpsc;
 use tonic::Status;
 
+use crate::apply::own_files::OwnFiles;
 use crate::delta::{self, Base, ChunkReader, ParcelError};
 use crate::model::{Change, Forest, Place, Rules};
 use crate::store::{Batch, Pinned, Store, StoreError};
@@ -34,18 +36,19 @@ pub(super) enum IntakeError {
     Task(#[from] tokio::task::JoinError),
 }
 
-/// Takes the data messages that follow `header`.
+/// Takes the data messages that follow `header`; `own` are the files whose signatures went with the request.
 ///
 /// # Cancel safety
 /// Dropping the future ends the stream: nothing is pinned then.
 pub(super) async fn receive(
     store: &Store,
     header: Header,
+    own: Arc<OwnFiles>,
     parcels: impl Stream<Item = Result<Parcel, Status>> + Unpin,
 ) -> Result<Pinned, IntakeError> {
     let _receiving = store.meter().begin("receiving", None, Some(header.content_bytes));
     let store = store.clone();
-    feed(parcels, move |input| decode(&store, header, input)).await
+    feed(parcels, move |input| decode(&store, header, &own, input)).await
 }
 
 /// Takes the contents that follow `header` into the store without a pin, and says what changes they belong to.
@@ -57,7 +60,7 @@ pub(super) async fn receive_contents(
     let store = store.clone();
     feed(parcels, move |input| {
         let mut batch = store.batch();
-        let (forest, _, changes) = read(&store, &mut batch, &header, input)?;
+        let (forest, _, changes) = read(&store, &mut batch, &header, &OwnFiles::default(), input)?;
         batch.sync()?;
         let (number, digest) = (header.generation.number, header.generation.digest);
         let made = forest.with(changes.iter().map(|change| (change.place.clone(), change.entry.clone())));
@@ -99,9 +102,14 @@ async fn feed<T: Send + 'static>(
     decoding.await?
 }
 
-fn decode(store: &Store, header: Header, input: impl io::Read) -> Result<Pinned, IntakeError> {
+fn decode(
+    store: &Store,
+    header: Header,
+    own: &OwnFiles,
+    input: impl io::Read,
+) -> Result<Pinned, IntakeError> {
     let mut batch = store.batch();
-    let (_, rules, changes) = read(store, &mut batch, &header, input)?;
+    let (_, rules, changes) = read(store, &mut batch, &header, own, input)?;
     Ok(batch.pin(&header.proposal(rules, changes))?)
 }
 
@@ -110,6 +118,7 @@ fn read(
     store: &Store,
     batch: &mut Batch<'_>,
     header: &Header,
+    own: &OwnFiles,
     input: impl io::Read,
 ) -> Result<(Forest, Rules, Vec<Change>), IntakeError> {
     let (number, base) = (header.generation.number, header.base);
@@ -123,6 +132,7 @@ fn read(
         header,
         &Base { forest: &forest, time: &time },
         |hash| Ok::<_, IntakeError>(store.open_blob(hash)?),
+        |place| Ok(own.read(place)?),
         |hash, size, content| Ok(batch.put(hash, size, content).map(|_| ())?),
     )?;
     Ok((forest, rules, changes))

@@ -20,6 +20,7 @@ mod mark;
 mod offer;
 mod office;
 mod outlook;
+mod own_files;
 mod owner;
 mod reconcile;
 mod restore;

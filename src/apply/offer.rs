@@ -128,7 +128,7 @@ fn send(
     let time = |place: &Place| basis.time(place).map_err(io::Error::other);
     // As if nothing older were known: contents come whole, for they are read from the folder.
     let base = Base { forest: &forest, time: &time };
-    let encoder = Encoder::new(&proposal, &base, &sent, |_| Ok::<_, SendError>(false))?;
+    let encoder = Encoder::new(&proposal, &base, &sent, Default::default(), |_| Ok::<_, SendError>(false))?;
     let header = encoder.header(&proposal, Some(offer.base_digest), basis.rules == proposal.rules);
     give(Part::Header(ParcelHeader::from(&header)))?;
     let mut body = ChunkWriter::new(|mut piece: Bytes| {

@@ -4,7 +4,7 @@
 //! how long each may be silent, what a message may hold (`wire`, `delta`), and who may ask: only the manager stages,
 //! and not in an epoch that is over.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,12 +18,14 @@ use tonic::Status;
 use crate::apply::Observer;
 use crate::apply::intake::{IntakeError, chain, receive};
 use crate::apply::stages::Stages;
-use crate::delta::{Base, ChunkWriter, Encoder, ParcelError, tally};
-use crate::model::{ContentHash, Coordinator, Digest, Epoch, Forest, NodeId, Place, Proposal};
+use crate::delta::{
+    Base, ChunkWriter, Encoder, ParcelError, SIGNATURES_BYTES_MAX, SIGNATURES_MAX, Signature, tally,
+};
+use crate::model::{ArtifactPath, ContentHash, Coordinator, Digest, Epoch, Forest, NodeId, Place, Proposal};
 use crate::rpc::Upload;
 use crate::store::{Store, StoreError};
-use crate::wire::Header;
-use crate::wire::proto::{FetchRequest, Parcel, ParcelHeader, StageReply, parcel::Part};
+use crate::wire::proto::{FetchRequest, Parcel, ParcelHeader, SignedFile, StageReply, parcel::Part};
+use crate::wire::{Header, place_from, root_name};
 
 /// Stages at once: one manager, and one that does not know yet that it is none, each with a retry.
 const STAGES_MAX: usize = 4;
@@ -112,9 +114,10 @@ impl Stager {
         if self.store.pins().len() >= PINS_MAX {
             return Ok(self.refused("too many generations wait here for the log"));
         }
-        let received = tokio::time::timeout(RECEIVE_MAX, receive(&self.store, header, parcels))
-            .await
-            .map_err(|_| Status::deadline_exceeded("the parcel takes too long"))?;
+        let received =
+            tokio::time::timeout(RECEIVE_MAX, receive(&self.store, header, Arc::default(), parcels))
+                .await
+                .map_err(|_| Status::deadline_exceeded("the parcel takes too long"))?;
         match received {
             Ok(_) => {
                 tracing::debug!(epoch, generation = number, "pinned");
@@ -157,6 +160,7 @@ impl Stager {
             0 => (0, Digest([0; 32])),
             have => (have, Digest::from_slice(&request.have_digest).ok_or_else(|| bad("the own digest"))?),
         };
+        let signatures = signatures_of(request.signed)?;
         let permit = tokio::time::timeout(TURN, Arc::clone(&self.fetching).acquire_owned())
             .await
             .map_err(|_| Status::resource_exhausted("too many fetches at once"))?
@@ -172,7 +176,8 @@ impl Stager {
             let sent = lacked(&forest, &proposal);
             let time = |place: &Place| basis.time(place).map_err(std::io::Error::other);
             let base = Base { forest: &forest, time: &time };
-            let encoder = Encoder::new(&proposal, &base, &sent, |hash| Ok::<_, GiveError>(store.has(hash)?))?;
+            let has = |hash: &ContentHash| Ok::<_, GiveError>(store.has(hash)?);
+            let encoder = Encoder::new(&proposal, &base, &sent, signatures, has)?;
             let header = encoder.header(&proposal, known, is_same);
             let hold = store.hold(encoder.contents());
             Ok::<_, GiveError>(Some((encoder, header, hold)))
@@ -298,6 +303,22 @@ impl Stager {
 
 fn pinned() -> StageReply {
     StageReply { pinned: true, refused: String::new(), newest: 0 }
+}
+
+/// The signatures that came with a request, checked.
+fn signatures_of(files: Vec<SignedFile>) -> Result<BTreeMap<Place, Signature>, Status> {
+    let bytes: usize = files.iter().map(|file| file.signature.len()).sum();
+    if files.len() > SIGNATURES_MAX || bytes > SIGNATURES_BYTES_MAX {
+        return Err(Status::invalid_argument("more signatures than are taken"));
+    }
+    let bad = |error: &dyn std::error::Error| Status::invalid_argument(chain(error));
+    let files = files.into_iter().map(|file| {
+        let root = root_name(&file.root).map_err(|error| bad(&error))?;
+        let path = ArtifactPath::new(&file.path).map_err(|error| bad(&error))?;
+        let signature = Signature::parse(file.signature.to_vec()).map_err(|error| bad(&error))?;
+        Ok((place_from(&root, path).map_err(|error| bad(&error))?, signature))
+    });
+    files.collect()
 }
 
 /// The contents that a node with the base has not.

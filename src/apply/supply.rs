@@ -1,12 +1,17 @@
 //! Gets a generation from another node.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
 use futures::future::BoxFuture;
+use tokio::sync::watch;
 
 use crate::apply::intake::{IntakeError, chain, receive};
+use crate::apply::own_files::OwnFiles;
+use crate::delta::ParcelError;
+use crate::inventory::Observed;
 use crate::model::{ClusterState, Digest, Head, NodeId};
 use crate::rpc::{Lane, Peers, within};
 use crate::store::{Store, StoreError};
@@ -15,8 +20,9 @@ use crate::wire::proto::{FetchRequest, Parcel, parcel::Part};
 
 /// Until a peer begins to answer.
 const ANSWER: Duration = Duration::from_secs(5);
-/// Until all of it is here: a peer that is slower than this is left for another.
-const WHOLE: Duration = Duration::from_secs(110);
+/// Until all of it is here, however steadily it comes: below an upload cap a whole tree takes its time, and a peer that
+/// falls silent is left for another much sooner.
+const WHOLE: Duration = Duration::from_secs(3600);
 
 /// No peer had the generation, or none that answered.
 #[derive(Debug, thiserror::Error)]
@@ -44,28 +50,39 @@ pub trait Supplier: Send + Sync + 'static {
 pub struct PeerSupplier {
     peers: Peers,
     store: Store,
+    observed: watch::Receiver<Arc<Observed>>,
 }
 
 impl PeerSupplier {
-    /// Fetches into `store`.
+    /// Fetches into `store`. Large files that are in the roots already need not come whole.
     #[must_use]
-    pub fn new(peers: Peers, store: Store) -> Self {
-        Self { peers, store }
+    pub fn new(peers: Peers, store: Store, observed: watch::Receiver<Arc<Observed>>) -> Self {
+        Self { peers, store, observed }
     }
 
     async fn fetch(&self, from: NodeId, address: &str, head: &Head) -> Result<(), String> {
         let own = self.store.head();
         let have = own.as_ref().map(|own| (own.generation.number, own.generation.digest));
-        match self.fetch_from(from, address, have, head).await {
-            // What this node thinks it has is not whole: then all of it.
-            Err(IntakeError::Store(StoreError::Missing { .. } | StoreError::UnknownBase { .. }))
-                if have.is_some() =>
-            {
-                self.fetch_from(from, address, None, head).await
+        let chained = |error: IntakeError| chain(&error);
+        if have.is_some() {
+            match self.fetch_from(from, address, have, Arc::default(), head).await {
+                Err(error) if is_of_base(&error) => {
+                    tracing::debug!(reason = chain(&error), "fetching without a generation to start from");
+                }
+                result => return result.map_err(chained),
             }
-            result => result,
         }
-        .map_err(|error| chain(&error))
+        let observed = Arc::clone(&self.observed.borrow());
+        let files = tokio::task::spawn_blocking(move || Arc::new(OwnFiles::sign(&observed)))
+            .await
+            .map_err(|error| error.to_string())?;
+        match self.fetch_from(from, address, None, files, head).await {
+            // One of the files changed meanwhile.
+            Err(IntakeError::Parcel(ParcelError::Patch { .. })) => {
+                self.fetch_from(from, address, None, Arc::default(), head).await.map_err(chained)
+            }
+            result => result.map_err(chained),
+        }
     }
 
     async fn fetch_from(
@@ -73,6 +90,7 @@ impl PeerSupplier {
         from: NodeId,
         address: &str,
         have: Option<(u64, Digest)>,
+        own: Arc<OwnFiles>,
         head: &Head,
     ) -> Result<(), IntakeError> {
         let failed = |error: String| IntakeError::Parcel(std::io::Error::other(error).into());
@@ -84,6 +102,7 @@ impl PeerSupplier {
             have_digest: have.map_or_else(bytes::Bytes::new, |(_, digest)| bytes(&digest)),
             want: head.generation,
             want_digest: bytes(&head.digest),
+            signed: own.messages(),
         };
         let mut parcels =
             within(ANSWER, peer.fetch(request)).await.map_err(|status| failed(status.to_string()))?;
@@ -100,11 +119,30 @@ impl PeerSupplier {
         if generation != (head.generation, head.digest) {
             return Err(failed(format!("generation {} came instead", header.generation.number)));
         }
-        tokio::time::timeout(WHOLE, receive(&self.store, header, parcels))
+        if header.base == 0 && have.is_some() && OwnFiles::are_in(&self.observed.borrow()) {
+            // It does not know what is here; the large files in the roots may spare most of what would come.
+            let (number, base) = (header.generation.number, header.base);
+            return Err(StoreError::UnknownBase { number, base }.into());
+        }
+        tokio::time::timeout(WHOLE, receive(&self.store, header, own, parcels))
             .await
             .map_err(|_| failed(format!("not all of it came within {WHOLE:?}")))??;
         Ok(())
     }
+}
+
+/// Whether what this node thinks it has is not whole, not what it should be, or not known to the other side.
+fn is_of_base(error: &IntakeError) -> bool {
+    matches!(
+        error,
+        IntakeError::Parcel(ParcelError::Patch { .. })
+            | IntakeError::Store(
+                StoreError::Missing { .. }
+                    | StoreError::Damaged { .. }
+                    | StoreError::UnknownBase { .. }
+                    | StoreError::WrongDigest { .. }
+            )
+    )
 }
 
 impl Supplier for PeerSupplier {

@@ -193,7 +193,11 @@ impl Daemon {
                 coordinator: Arc::clone(&coordinator),
                 inventory: inventory.clone(),
                 store: store.clone(),
-                supplier: Arc::new(apply::PeerSupplier::new(peers.clone(), store.clone())),
+                supplier: Arc::new(apply::PeerSupplier::new(
+                    peers.clone(),
+                    store.clone(),
+                    inventory.observed(),
+                )),
                 offerer: Arc::new(apply::PeerOfferer::new(peers.clone(), store.clone(), upload.clone())),
                 observer: Arc::clone(&metrics) as Arc<dyn apply::Observer>,
                 upload: upload.clone(),

@@ -11,7 +11,7 @@ use prost::Message;
 
 use crate::delta::moves::{self, Moved, Moves};
 use crate::delta::patch::PATCHED_BYTES_MAX;
-use crate::delta::{Base, ParcelError};
+use crate::delta::{Base, ParcelError, Signature};
 use crate::model::{ArtifactPath, Change, ContentHash, Entry, FileTime, Forest, Place, Proposal, RootName};
 use crate::wire::proto::change_part::Part;
 use crate::wire::{Coming, change_from, change_to, place_from, proto, root_name, time_from, time_to};
@@ -38,12 +38,21 @@ pub(super) struct Patched {
     pub(super) new: Option<ContentHash>,
 }
 
+/// A large file that comes as a patch of the receiver's own file at that path.
+#[derive(Clone, Debug)]
+pub(super) struct Signed {
+    pub(super) place: Place,
+    pub(super) hash: ContentHash,
+    pub(super) size: u64,
+}
+
 /// What a list says.
 #[derive(Debug, Default)]
 pub(super) struct List {
     /// Every place that differs; those that are patched have no hash yet.
     pub(super) changes: BTreeMap<Place, Change>,
     pub(super) patched: Vec<Patched>,
+    pub(super) signed: Vec<Signed>,
     /// Contents that come whole, each once, in this order.
     pub(super) whole: Vec<(ContentHash, u64)>,
 }
@@ -52,11 +61,13 @@ pub(super) struct List {
 #[derive(Debug, Default)]
 pub(super) struct Needed {
     pub(super) patched: Vec<Patched>,
+    pub(super) signed: Vec<Signed>,
     pub(super) whole: Vec<(ContentHash, u64)>,
 }
 
 /// Writes the list of `proposal` against `base`. Contents in `sent` come with the parcel: as a patch where the path's old
-/// version is known, which `has` says of the sender's own store.
+/// version is known, which `has` says of the sender's own store; a large one for which the receiver gave a signature, as a
+/// patch of that file.
 ///
 /// # Errors
 /// Those of `out` and `has`.
@@ -64,6 +75,7 @@ pub(super) fn write<E: From<ParcelError>>(
     proposal: &Proposal,
     base: &Base<'_>,
     sent: &BTreeSet<ContentHash>,
+    signatures: &BTreeMap<Place, Signature>,
     mut has: impl FnMut(&ContentHash) -> Result<bool, E>,
     out: &mut dyn Write,
 ) -> Result<Needed, E> {
@@ -173,9 +185,19 @@ pub(super) fn write<E: From<ParcelError>>(
                             }
                             _ => None,
                         };
-                        let whole = content.filter(|(hash, _)| coming.remove(hash));
-                        needed.whole.extend(whole);
-                        let coming = if whole.is_some() { Coming::Whole } else { Coming::Known };
+                        let coming = match content.filter(|(hash, _)| coming.remove(hash)) {
+                            None => Coming::Known,
+                            Some((hash, size))
+                                if size <= PATCHED_BYTES_MAX && signatures.contains_key(&change.place) =>
+                            {
+                                needed.signed.push(Signed { place: change.place.clone(), hash, size });
+                                Coming::Signed
+                            }
+                            Some(whole) => {
+                                needed.whole.push(whole);
+                                Coming::Whole
+                            }
+                        };
                         part.named.push(change_to(since, change, coming));
                     }
                 }
@@ -334,11 +356,20 @@ impl Told<'_> {
         for message in part.named {
             let (change, coming) = change_from(root, folder, since, message).map_err(ParcelError::Change)?;
             match (&change.entry, coming) {
-                (Some(Entry::File { hash, size, .. }), Coming::Whole) => {
+                (Some(Entry::File { hash, size, .. }), Coming::Whole | Coming::Signed) => {
                     if !self.whole.insert(*hash) {
                         return Err(ParcelError::Bounds { what: "a content comes twice" });
                     }
-                    self.list.whole.push((*hash, *size));
+                    match coming {
+                        Coming::Signed if *size > PATCHED_BYTES_MAX => {
+                            return Err(ParcelError::Bounds { what: "a file is larger than is patched" });
+                        }
+                        Coming::Signed => {
+                            let place = change.place.clone();
+                            self.list.signed.push(Signed { place, hash: *hash, size: *size });
+                        }
+                        _ => self.list.whole.push((*hash, *size)),
+                    }
                 }
                 (Some(Entry::File { size, .. }), Coming::Patched) => {
                     let Some(Entry::File { size: old_size, hash: old, .. }) =

@@ -10,8 +10,10 @@ mod list;
 mod moves;
 mod parcel;
 mod patch;
+mod signature;
 
 pub use chunks::{CHUNK_BYTES, ChunkReader, ChunkWriter};
 pub use error::ParcelError;
 pub use parcel::{Base, Encoder, Kind, Run, Tally, decode, tally};
-pub use patch::{Engine, apply, make};
+pub use patch::{Engine, PATCHED_BYTES_MAX, apply, make};
+pub use signature::{SIGNATURES_BYTES_MAX, SIGNATURES_MAX, SIGNED_BYTES_MIN, Signature};

@@ -1,11 +1,11 @@
 //! The body of a parcel: the list of changes, then patches, then one zstd frame of the contents that come whole.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufRead, BufReader, Read, Write};
 
-use crate::delta::list::{self, List, Needed, Patched};
+use crate::delta::list::{self, List, Needed, Patched, Signed};
 use crate::delta::patch::{self, Engine, SHARED_BYTES, SINGLE_BYTES_MIN};
-use crate::delta::{ParcelError, apply};
+use crate::delta::{ParcelError, Signature, apply};
 use crate::model::{Change, ContentHash, Digest, Entry, FileTime, Forest, Place, Proposal};
 use crate::wire::Header;
 
@@ -87,12 +87,14 @@ pub fn tally(runs: &[Run], sent: u64) -> Tally {
 pub struct Encoder {
     list: Vec<u8>,
     needed: Needed,
+    signatures: BTreeMap<Place, Signature>,
     changes: u64,
 }
 
 impl Encoder {
     /// Puts down what changed. Contents in `sent` are those that the other side lacks; where the path's old version is
-    /// known, which `has` says of the sender's own store, they come as patches.
+    /// known, which `has` says of the sender's own store, they come as patches, and those of `signatures` as patches of
+    /// the receiver's own files.
     ///
     /// # Errors
     /// Those of `has`, or when the proposal does not fit to its base.
@@ -100,13 +102,14 @@ impl Encoder {
         proposal: &Proposal,
         base: &Base<'_>,
         sent: &BTreeSet<ContentHash>,
+        signatures: BTreeMap<Place, Signature>,
         has: impl FnMut(&ContentHash) -> Result<bool, E>,
     ) -> Result<Self, E> {
         let failed = |error: io::Error| E::from(ParcelError::Stream(error));
         let mut frame = zstd::stream::write::Encoder::new(Vec::new(), LEVEL).map_err(failed)?;
-        let needed = list::write(proposal, base, sent, has, &mut frame)?;
+        let needed = list::write(proposal, base, sent, &signatures, has, &mut frame)?;
         let list = frame.finish().map_err(failed)?;
-        Ok(Self { list, needed, changes: proposal.changes.len() as u64 })
+        Ok(Self { list, needed, signatures, changes: proposal.changes.len() as u64 })
     }
 
     /// The header of this parcel. `rules_of_base` says that the base has the same rules.
@@ -118,7 +121,7 @@ impl Encoder {
             base: proposal.base,
             base_digest,
             changes: self.changes,
-            content_bytes: content_bytes(&self.needed.patched, &self.needed.whole),
+            content_bytes: content_bytes(&self.needed.patched, &self.needed.signed, &self.needed.whole),
             rules: (!rules_of_base || base_digest.is_none()).then(|| proposal.rules.clone()),
         }
     }
@@ -126,7 +129,8 @@ impl Encoder {
     /// All contents that [`Encoder::write`] asks for.
     pub fn contents(&self) -> impl Iterator<Item = ContentHash> {
         let patched = self.needed.patched.iter().flat_map(|item| [Some(item.old), item.new]).flatten();
-        patched.chain(self.needed.whole.iter().map(|(hash, _)| *hash))
+        let signed = self.needed.signed.iter().map(|item| item.hash);
+        patched.chain(signed).chain(self.needed.whole.iter().map(|(hash, _)| *hash))
     }
 
     /// Writes the body, with contents as `open` gives them. Says what its bytes tell, in order.
@@ -154,17 +158,14 @@ impl Encoder {
             let (engine, patch) = patch::smallest(&old, &new, is_single).map_err(failed)?;
             let mut head = Vec::new();
             push_varint(&mut head, group.len() as u64);
-            head.push(engine.byte());
-            push_varint(&mut head, patch.len() as u64);
-            out.write_all(&head).and_then(|()| out.write_all(&patch)).map_err(failed)?;
-            let bytes = (head.len() + patch.len()) as u64;
-            let (kind, is_patch) = match engine {
-                Engine::Plain => (Kind::Full, false),
-                Engine::Prefix => (Kind::Zstd, true),
-                Engine::Rsync => (Kind::Delta, true),
-            };
-            let saved = if is_patch { (new.len() as u64).saturating_sub(bytes) } else { 0 };
-            push_run(&mut runs, Run { kind, bytes, saved });
+            push_run(&mut runs, put_patch(out, head, engine, &patch, new.len()).map_err(failed)?);
+        }
+        for item in &self.needed.signed {
+            let Some(signature) = self.signatures.get(&item.place) else { continue };
+            let mut new = Vec::new();
+            read_into(&mut new, open(&item.hash)?, item.hash, item.size)?;
+            let (engine, patch) = patch::against(signature, &new).map_err(failed)?;
+            push_run(&mut runs, put_patch(out, Vec::new(), engine, &patch, new.len()).map_err(failed)?);
         }
         if !self.needed.whole.is_empty() {
             let mut counted = Counted { out, bytes: 0 };
@@ -183,15 +184,16 @@ impl Encoder {
 }
 
 /// Reads the body that `header` announces: hands each content to `put`, and gives back the changes. `old` gives contents of
-/// the base. Checked here: every bound, and that an old version is what its hash says; `put` checks what it is given.
+/// the base, `own` files that this node sent signatures of. Checked here: every bound, and that an old version is what its hash says; `put` checks what it is given.
 ///
 /// # Errors
-/// When the body is damaged, breaks a bound, or is not what the header says; those of `old` and `put`.
+/// When the body is damaged, breaks a bound, or is not what the header says; those of `old`, `own` and `put`.
 pub fn decode<R: Read, C: Read, E: From<ParcelError>>(
     input: R,
     header: &Header,
     base: &Base<'_>,
     mut old: impl FnMut(&ContentHash) -> Result<C, E>,
+    mut own: impl FnMut(&Place) -> Result<Vec<u8>, E>,
     mut put: impl FnMut(&ContentHash, u64, &mut dyn Read) -> Result<(), E>,
 ) -> Result<Vec<Change>, E> {
     let failed = |error: io::Error| E::from(ParcelError::Stream(error));
@@ -202,7 +204,7 @@ pub fn decode<R: Read, C: Read, E: From<ParcelError>>(
         let mut stream = BufReader::with_capacity(16 << 10, &mut frame);
         list::read(&mut stream, header.generation.created_unix_ms, header.changes, base)?
     };
-    if content_bytes(&list.patched, &list.whole) != header.content_bytes {
+    if content_bytes(&list.patched, &list.signed, &list.whole) != header.content_bytes {
         return Err(bounds("the contents have another size than the header says"));
     }
     let patched = std::mem::take(&mut list.patched);
@@ -213,16 +215,8 @@ pub fn decode<R: Read, C: Read, E: From<ParcelError>>(
         let group =
             group.filter(|group| is_group(group)).ok_or_else(|| bounds("a patch is for too many files"))?;
         left = &left[group.len()..];
-        let mut engine = [0];
-        input.read_exact(&mut engine).map_err(failed)?;
-        let engine = Engine::from_byte(engine[0]).ok_or_else(|| bounds("a patch of an unknown kind"))?;
-        let length = list::read_varint(&mut input)?.unwrap_or_default();
         let size = group.iter().map(|item| item.size).sum::<u64>() as usize;
-        if length > patch::bytes_max(size) as u64 {
-            return Err(bounds("a patch is longer than what it makes"));
-        }
-        let mut patch = vec![0; length as usize];
-        input.read_exact(&mut patch).map_err(failed)?;
+        let (engine, patch) = read_patch(&mut input, size)?;
         let mut before = Vec::new();
         for item in group.iter().filter(|_| engine != Engine::Plain) {
             let start = before.len();
@@ -240,6 +234,15 @@ pub fn decode<R: Read, C: Read, E: From<ParcelError>>(
             put(&hash, item.size, &mut &content[..])?;
             set_hash(&mut list, item, hash);
         }
+    }
+    for item in &list.signed {
+        let (engine, patch) = read_patch(&mut input, item.size as usize)?;
+        let before = if engine == Engine::Plain { Vec::new() } else { own(&item.place)? };
+        let made = apply(engine, &before, &patch, item.size as usize)?;
+        if ContentHash::of(&made) != item.hash {
+            return Err(ParcelError::Patch { what: "it makes another content than was announced" }.into());
+        }
+        put(&item.hash, item.size, &mut &made[..])?;
     }
     if !list.whole.is_empty() {
         let mut frame = frame(&mut input).map_err(failed)?;
@@ -300,8 +303,9 @@ fn is_small(item: &Patched) -> bool {
     item.old_size.max(item.size) < SINGLE_BYTES_MIN
 }
 
-fn content_bytes(patched: &[Patched], whole: &[(ContentHash, u64)]) -> u64 {
-    let sizes = patched.iter().map(|item| item.size).chain(whole.iter().map(|(_, size)| *size));
+fn content_bytes(patched: &[Patched], signed: &[Signed], whole: &[(ContentHash, u64)]) -> u64 {
+    let sizes = patched.iter().map(|item| item.size).chain(signed.iter().map(|item| item.size));
+    let sizes = sizes.chain(whole.iter().map(|(_, size)| *size));
     sizes.fold(0, u64::saturating_add)
 }
 
@@ -316,6 +320,42 @@ fn read_into(
     into.reserve_exact(size as usize);
     content.take(size.saturating_add(1)).read_to_end(into)?;
     if (into.len() - before) as u64 == size { Ok(()) } else { Err(ParcelError::Size { hash, size }) }
+}
+
+/// Writes one patch behind `head`, and says what its bytes are.
+fn put_patch(
+    out: &mut dyn Write,
+    mut head: Vec<u8>,
+    engine: Engine,
+    patch: &[u8],
+    size: usize,
+) -> io::Result<Run> {
+    head.push(engine.byte());
+    push_varint(&mut head, patch.len() as u64);
+    out.write_all(&head)?;
+    out.write_all(patch)?;
+    let bytes = (head.len() + patch.len()) as u64;
+    let (kind, is_patch) = match engine {
+        Engine::Plain => (Kind::Full, false),
+        Engine::Prefix => (Kind::Zstd, true),
+        Engine::Rsync => (Kind::Delta, true),
+    };
+    Ok(Run { kind, bytes, saved: if is_patch { (size as u64).saturating_sub(bytes) } else { 0 } })
+}
+
+/// Reads what [`put_patch`] wrote behind its head, for a patch that makes `size` bytes.
+fn read_patch(input: &mut impl Read, size: usize) -> Result<(Engine, Vec<u8>), ParcelError> {
+    let mut engine = [0];
+    input.read_exact(&mut engine)?;
+    let engine =
+        Engine::from_byte(engine[0]).ok_or(ParcelError::Bounds { what: "a patch of an unknown kind" })?;
+    let length = list::read_varint(input)?.unwrap_or_default();
+    if length > patch::bytes_max(size) as u64 {
+        return Err(ParcelError::Bounds { what: "a patch is longer than what it makes" });
+    }
+    let mut patch = vec![0; length as usize];
+    input.read_exact(&mut patch)?;
+    Ok((engine, patch))
 }
 
 fn push_run(runs: &mut Vec<Run>, run: Run) {

@@ -7,13 +7,12 @@
 
 use std::io;
 
-use fast_rsync::{Signature, SignatureOptions};
 use zstd::zstd_safe::{CCtx, CParameter, DCtx, compress_bound, get_error_name};
 
-use crate::delta::ParcelError;
+use crate::delta::{ParcelError, Signature};
 
 /// Both sides hold a file's old and new version in memory, so larger ones are not patched.
-pub(super) const PATCHED_BYTES_MAX: u64 = 16 << 20;
+pub const PATCHED_BYTES_MAX: u64 = 16 << 20;
 /// Files from this size on have a patch of their own.
 pub(super) const SINGLE_BYTES_MIN: u64 = 64 << 10;
 /// Old or new bytes after which a shared patch takes no further file.
@@ -81,12 +80,17 @@ pub fn make(engine: Engine, old: &[u8], new: &[u8]) -> io::Result<Vec<u8>> {
     match engine {
         Engine::Plain => compress(&[], new),
         Engine::Prefix => compress(old, new),
-        Engine::Rsync => {
-            let options = SignatureOptions { block_size: BLOCK_BYTES, crypto_hash_size: 16 };
-            let signature = Signature::calculate(old, options);
-            compress(&[], &delta(&signature, new)?)
-        }
+        Engine::Rsync => compress(&[], &Signature::of_own(old, BLOCK_BYTES).delta(new)?),
     }
+}
+
+/// The smaller of a delta against the file that `signature` is of, and `new` compressed by itself.
+///
+/// # Errors
+/// When the signature is of a kind that is not spoken here, or the compression library fails.
+pub(super) fn against(signature: &Signature, new: &[u8]) -> io::Result<(Engine, Vec<u8>)> {
+    let (delta, plain) = (compress(&[], &signature.delta(new)?)?, compress(&[], new)?);
+    Ok(if delta.len() < plain.len() { (Engine::Rsync, delta) } else { (Engine::Plain, plain) })
 }
 
 /// What `patch` makes of `old`: exactly `size` bytes.
@@ -117,12 +121,6 @@ pub(super) fn bytes_max(size: usize) -> usize {
 /// A delta is at its worst one literal after another, each of at least a byte with one before it.
 fn delta_bytes_max(size: usize) -> usize {
     2 * size + 64
-}
-
-fn delta(signature: &Signature, new: &[u8]) -> io::Result<Vec<u8>> {
-    let mut delta = Vec::new();
-    fast_rsync::diff(&signature.index(), new, &mut delta).map_err(io::Error::other)?;
-    Ok(delta)
 }
 
 fn compress(prefix: &[u8], bytes: &[u8]) -> io::Result<Vec<u8>> {

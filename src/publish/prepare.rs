@@ -210,7 +210,7 @@ fn encode(
     let time = |place: &Place| store.author_mtime(place).map_err(std::io::Error::other);
     let base = Base { forest, time: &time };
     let has = |hash: &ContentHash| Ok::<_, PublishError>(how.patches && store.has(hash)?);
-    let encoder = Encoder::new(proposal, &base, sent, has)?;
+    let encoder = Encoder::new(proposal, &base, sent, BTreeMap::new(), has)?;
     let mut runs = Vec::new();
     let open = |hash: &ContentHash| Ok::<_, PublishError>(store.open_blob(hash)?);
     let spool = Spool::fill(

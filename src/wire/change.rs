@@ -23,6 +23,8 @@ pub enum Coming {
     Whole,
     /// As a patch of what the base has at the same path; its hash is what comes of that.
     Patched,
+    /// As a patch of what the receiver said it has at this path.
+    Signed,
 }
 
 /// Nanoseconds that say that a time is not known.
@@ -106,6 +108,7 @@ pub fn change_from(
         proto::Coming::Known => Coming::Known,
         proto::Coming::Whole => Coming::Whole,
         proto::Coming::Patched => Coming::Patched,
+        proto::Coming::Signed => Coming::Signed,
     };
     let patched = coming == Coming::Patched;
     let entry = message.entry.map(|entry| entry_from(&place.path, entry, patched)).transpose()?;
@@ -130,6 +133,7 @@ pub fn change_to(since: i64, change: &Change, coming: Coming) -> proto::NamedCha
         Coming::Known => proto::Coming::Known,
         Coming::Whole => proto::Coming::Whole,
         Coming::Patched => proto::Coming::Patched,
+        Coming::Signed => proto::Coming::Signed,
     };
     proto::NamedChange {
         name: Bytes::copy_from_slice(change.place.path.name()),

@@ -59,6 +59,7 @@ async fn parcels(
         have_digest: have.map_or_else(Default::default, bytes),
         want: generation.number,
         want_digest: bytes(generation),
+        signed: Vec::new(),
     };
     stager(&manager.store).fetch(3, request).await.unwrap().collect().await
 }

@@ -90,9 +90,21 @@ struct Sent {
     proposal: Proposal,
     old: Forest,
     known: Known,
+    signed: BTreeMap<Place, Vec<u8>>,
 }
 
 fn send(old: &Tree, new: &Tree) -> Sent {
+    send_signed(old, new, &Tree::default())
+}
+
+/// To a receiver that signed what it has in `own`.
+fn send_signed(old: &Tree, new: &Tree, own: &Tree) -> Sent {
+    let signed = own.0.iter().filter_map(|(path, what)| Some((place(path), what.clone()?)));
+    let signed: BTreeMap<Place, Vec<u8>> = signed.collect();
+    let signatures = signed
+        .iter()
+        .map(|(place, bytes)| (place.clone(), Signature::parse(Signature::make(bytes)).unwrap()))
+        .collect();
     let mut known = old.known();
     let sent: BTreeSet<ContentHash> =
         new.known().into_keys().filter(|hash| !known.contains_key(hash)).collect();
@@ -102,13 +114,15 @@ fn send(old: &Tree, new: &Tree) -> Sent {
     let proposal = proposal(&old, &new);
     let base_time = |place: &Place| Ok(time(&old, place));
     let base = Base { forest: &old, time: &base_time };
-    let draft =
-        Encoder::new(&proposal, &base, &sent, |hash| Ok::<_, ParcelError>(known.contains_key(hash))).unwrap();
+    let draft = Encoder::new(&proposal, &base, &sent, signatures, |hash| {
+        Ok::<_, ParcelError>(known.contains_key(hash))
+    })
+    .unwrap();
     let mut body = Vec::new();
     let runs = draft.write(|hash| Ok::<_, ParcelError>(&known[hash][..]), &mut body).unwrap();
     assert_eq!(runs.iter().map(|run| run.bytes).sum::<u64>(), body.len() as u64);
     let header = draft.header(&proposal, Some(old.digest()), true);
-    Sent { header, body, runs, proposal, old, known: theirs }
+    Sent { header, body, runs, proposal, old, known: theirs, signed }
 }
 
 impl Sent {
@@ -117,7 +131,8 @@ impl Sent {
         let base = Base { forest: &self.old, time: &base_time };
         let mut got = Known::new();
         let old = |hash: &ContentHash| Ok(&self.known[hash][..]);
-        let changes = decode(body, header, &base, old, |hash, _, content| {
+        let own = |place: &Place| Ok(self.signed[place].clone());
+        let changes = decode(body, header, &base, old, own, |hash, _, content| {
             let mut bytes = Vec::new();
             content.read_to_end(&mut bytes)?;
             got.insert(*hash, bytes);
@@ -233,6 +248,31 @@ fn a_line_in_a_small_and_a_large_file_costs_little() {
     }
 }
 
+/// Without a base: what the receiver has at that path tells most of a large file.
+#[test]
+fn a_signed_file_comes_as_a_delta() {
+    let mut random = random();
+    let near = text(&mut random, 3 << 20);
+    let mut new = near.clone();
+    new.splice(1 << 20..(1 << 20) + 100, *b"<other/>");
+    let far = text(&mut random, 2 << 20);
+    let other = text(&mut random, 2 << 20);
+    let own = Tree::of(&[("near", &near), ("far", &other), ("gone", &far)]);
+    let sent = send_signed(&Tree::default(), &Tree::of(&[("near", &new), ("small", b"x")]), &own);
+    sent.check();
+    assert_eq!(sent.kinds(), [Kind::Full, Kind::Delta, Kind::Full]);
+    assert!(sent.body.len() < 5000, "{:?}", sent.runs);
+    // One that has nothing in common with what is there is not larger than by itself.
+    let whole = send(&Tree::default(), &Tree::of(&[("far", &far)]));
+    let sent = send_signed(&Tree::default(), &Tree::of(&[("far", &far)]), &own);
+    sent.check();
+    assert!(sent.body.len() < whole.body.len() / 100 * 101, "{:?}, {:?}", sent.runs, whole.runs);
+    // The receiver's file is another by now.
+    let mut changed = send_signed(&Tree::default(), &Tree::of(&[("near", &new)]), &own);
+    changed.signed.values_mut().for_each(|bytes| bytes[9] ^= 1);
+    assert!(matches!(changed.read(&changed.header, &changed.body), Err(ParcelError::Patch { .. })));
+}
+
 #[test]
 fn a_renamed_folder_of_many_files_costs_little() {
     let mut random = random();
@@ -326,7 +366,8 @@ fn a_content_of_another_size_is_not_sent() {
     let none = |_: &Place| Ok(None);
     let base = Base { forest: &old, time: &none };
     let sent = [ContentHash::of(b"12")].into();
-    let draft = Encoder::new(&proposal, &base, &sent, |_| Ok::<_, ParcelError>(true)).unwrap();
+    let draft =
+        Encoder::new(&proposal, &base, &sent, BTreeMap::new(), |_| Ok::<_, ParcelError>(true)).unwrap();
     for wrong in [&b"1"[..], b"123"] {
         let outcome = draft.write(|_| Ok::<_, ParcelError>(wrong), &mut Vec::new());
         assert!(matches!(outcome, Err(ParcelError::Size { .. })));

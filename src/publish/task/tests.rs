@@ -144,6 +144,7 @@ impl Artifacts for Peer {
             &header,
             &delta::Base { forest: &forest, time: &time },
             |hash| Ok::<_, PublishError>(self.0.open_blob(hash)?),
+            |_| Ok(Vec::new()),
             |hash, size, content| Ok(batch.put(hash, size, content).map(|_| ())?),
         )
         .unwrap();
