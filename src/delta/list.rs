@@ -95,7 +95,7 @@ pub(super) fn write<E: From<ParcelError>>(
     let brought = moved.edits.iter().filter(|(place, entry)| entry.is_some() && !is_told(place));
     let left: Vec<Change> =
         brought.map(|(place, _)| Change { place: place.clone(), entry: None, mtime: None }).collect();
-    let mut folders: BTreeMap<(&RootName, &[u8]), Vec<(&Change, How)>> = BTreeMap::new();
+    let mut folders: BTreeMap<Folder<'_>, Vec<(&Change, How)>> = BTreeMap::new();
     // A content comes once: as a patch if one of its places has an old version.
     let (mut coming, mut patches) = (sent.clone(), BTreeSet::new());
     for change in merged(&proposal.changes, &left) {
@@ -292,6 +292,9 @@ fn merged<'a>(one: &'a [Change], other: &'a [Change]) -> impl Iterator<Item = &'
         (None, _) => other.next(),
     })
 }
+
+/// A root and the path of a folder in it.
+type Folder<'a> = (&'a RootName, &'a [u8]);
 
 /// How a change is told.
 enum How {

@@ -166,6 +166,8 @@ fn failed(code: usize) -> io::Error {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::print_stderr, reason = "a random test tells its seed")]
+
     use rand::{Rng, SeedableRng, rngs::StdRng};
 
     use super::*;

@@ -1,4 +1,5 @@
 //! Parcels from one forest to another.
+#![allow(clippy::print_stderr, reason = "a random test tells its seed")]
 
 use std::collections::BTreeMap;
 
@@ -312,7 +313,6 @@ fn a_thousand_lines_cost_some_dozen_bytes_each() {
     }
     let sent = send(&old, &new);
     sent.check();
-    eprintln!("{} bytes for {} lines, {:?}", sent.body.len(), paths.len() / 2, sent.runs);
     assert!(sent.body.len() < 50_000, "{} bytes", sent.body.len());
 }
 
