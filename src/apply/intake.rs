@@ -110,7 +110,11 @@ fn decode(
 ) -> Result<Pinned, IntakeError> {
     let mut batch = store.batch();
     let (_, rules, changes) = read(store, &mut batch, &header, own, input)?;
-    Ok(batch.pin(&header.proposal(rules, changes))?)
+    let generation = header.generation.number;
+    tracing::debug!(target: "syncd::step", generation, "parcel decoded");
+    let pinned = batch.pin(&header.proposal(rules, changes))?;
+    tracing::debug!(target: "syncd::step", generation, "pinned");
+    Ok(pinned)
 }
 
 /// Puts the contents into `batch`. What the changes start from under the rules in force, those rules, and the changes.

@@ -130,6 +130,8 @@ impl Work<'_> {
         let result = self.stage_all();
         crash::point("apply.after-stage");
         result?;
+        let generation = self.round.record.number;
+        tracing::debug!(target: "syncd::step", generation, "staged file synced");
         if self.steps.len() > 1 {
             self.round.store.set_applying(Some(self.round.record.number))?;
             self.journaled = true;
@@ -143,6 +145,7 @@ impl Work<'_> {
         });
         self.steps = steps;
         made?;
+        tracing::debug!(target: "syncd::step", generation, "exchanged");
         crash::point("apply.after-rename");
         self.look_at_displaced()?;
         for (root, folders) in &self.folders {
@@ -150,8 +153,10 @@ impl Work<'_> {
             let error = ApplyError::within(root);
             site.root.sync_folders(folders).map_err(error)?;
         }
+        tracing::debug!(target: "syncd::step", generation, "folders synced");
         self.tell_what_is_there()?;
         self.round.store.set_applied(&self.round.record, &self.seconds)?;
+        tracing::debug!(target: "syncd::step", generation, "recorded");
         crash::point("apply.after-record");
         Ok(())
     }

@@ -97,6 +97,7 @@ impl Stager {
             return Ok(self.refused(&reason));
         }
         let generation = header.generation.clone();
+        tracing::debug!(target: "syncd::step", generation = generation.number, "parcel came");
         let _running = self.stages.begin(generation.number);
         let _permit = tokio::time::timeout(TURN, self.staging.acquire())
             .await

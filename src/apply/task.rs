@@ -393,7 +393,10 @@ impl ApplyTask {
         }
         let store = self.parts.store.clone();
         match blocking(move || store.adopt(number, &digest)).await? {
-            Ok(adopted) => Ok(adopted),
+            Ok(adopted) => {
+                tracing::debug!(target: "syncd::step", generation = number, "adopted");
+                Ok(adopted)
+            }
             // The log's state is older than the store, as it may be for a while after a start.
             Err(StoreError::Backwards { .. }) => Ok(None),
             Err(error) => Err(error.into()),

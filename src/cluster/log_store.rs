@@ -157,6 +157,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         };
         match written {
             Ok(()) => {
+                // Which generation an entry carries is not looked at here.
+                tracing::debug!(target: "syncd::step", generation = 0, "log durable");
                 callback.log_io_completed(Ok(()));
                 Ok(())
             }

@@ -92,6 +92,8 @@ impl StateMachine {
 
     fn show(&self) {
         self.stored.send_replace(self.applied.last_applied);
+        let generation = self.applied.state.as_ref().map_or(0, ClusterState::generation);
+        tracing::debug!(target: "syncd::step", generation, "commit known");
         self.seen.send_replace(self.applied.state.clone().map(Arc::new));
     }
 

@@ -85,6 +85,7 @@ pub(super) fn prepare(
             }
         }
     }
+    tracing::debug!(target: "syncd::step", generation = number, "read");
     edits.retain(|place, _| !unreadable.contains(place));
     fit(&base, &mut edits);
     let is_same = parent.as_ref().is_some_and(|parent| parent.rules == rules);
@@ -105,9 +106,11 @@ pub(super) fn prepare(
     let inlined = unknown_to_peers(&changes, &base, fresh);
     let proposal = Proposal { generation, base: parent_number, rules, changes };
     batch.pin(&proposal)?;
+    tracing::debug!(target: "syncd::step", generation = number, "own pin durable");
     let base_digest = parent.map(|parent| parent.generation.digest);
     let patched = How { base_digest, rules_of_base: is_same, patches: true };
     let parcel = encode(&proposal, &base, &inlined, patched, store, spool_dir)?;
+    tracing::debug!(target: "syncd::step", generation = number, "encoded");
     let (generation, changes) = (proposal.generation, proposal.changes.len() as u64);
     Ok(Outcome { prepared: Some(Prepared { generation, parcel, changes, deletes, base_digest }), unreadable })
 }

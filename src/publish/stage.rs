@@ -151,7 +151,11 @@ impl Way {
             let refused = match parcel {
                 None => Some("encoding all contents failed".to_owned()),
                 Some(parcel) => match self.attempt(Arc::new(parcel)).await {
-                    Ok(reply) if reply.pinned => None,
+                    Ok(reply) if reply.pinned => {
+                        let generation = self.prepared.generation.number;
+                        tracing::debug!(target: "syncd::step", generation, "acknowledged");
+                        None
+                    }
                     Ok(reply) => {
                         // It holds the parent and refuses all the same: it may lack a content of it.
                         sends_whole = reply.newest >= self.prepared.generation.parent;

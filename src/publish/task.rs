@@ -461,6 +461,8 @@ impl PublishTask {
             author: self.config.node.clone(),
             created_unix_ms: unix_ms(),
         };
+        let waited_us = u64::try_from(batch.seen.elapsed().as_micros()).unwrap_or(u64::MAX);
+        tracing::debug!(target: "syncd::step", generation = office.next, waited_us, "gathered");
         let (roots, store, dir) = (open_roots(observed), self.store.clone(), self.config.spool_dir.clone());
         let outcome = tokio::task::spawn_blocking(move || prepare(draft, &roots, &store, &dir)).await??;
         let now = Instant::now();
@@ -472,11 +474,13 @@ impl PublishTask {
             return Ok(Duration::ZERO);
         };
         let staged = Instant::now();
+        tracing::debug!(target: "syncd::step", generation = office.next, "proposed");
         crash::point("publish.after-stage");
         let is_committed = self.commit(office, &prepared, holders).await;
         crash::point("publish.after-commit");
         if is_committed {
             let done = Instant::now();
+            tracing::debug!(target: "syncd::step", generation = office.next, "outcome known");
             self.window.note(done, Duration::ZERO, prepared.deletes);
             self.counted = Some(prepared.generation.number);
             let last = LastPublish {

@@ -1,10 +1,12 @@
 //! One edit in a tree of 10,000 files on three real daemons: how long until it is visible on all, step by step, how
 //! many syncs and how many bytes it costs.
 //!
-//! `cargo bench --bench one_edit`; `-- FILES EDITS` for other sizes. Prints medians; judges nothing.
+//! `cargo bench --bench one_edit`; `-- FILES EDITS` for other sizes; `-- --profile` for where one edit's time goes, step
+//! by step, by the daemons' own clocks. Prints medians; judges nothing.
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // a program that prints for people, and ends when something breaks
 
-#[path = "../tests/support/mod.rs"]
+mod profile;
+#[path = "../../tests/support/mod.rs"]
 mod support;
 
 use std::collections::BTreeMap;
@@ -21,6 +23,9 @@ fn main() {
     let numbers: Vec<usize> = std::env::args().filter_map(|argument| argument.parse().ok()).collect();
     let files = numbers.first().copied().unwrap_or(10_000);
     let edits = numbers.get(1).copied().unwrap_or(100);
+    if std::env::args().any(|argument| argument == "--profile") {
+        return profile::run(files, edits);
+    }
     println!("one edit in {files} files, three nodes on one host with {} cores, {edits} edits each", cores());
     for (name, extra) in [("settle = 10ms (default)", ""), ("settle = 0ms", "[sync]\nsettle = \"0ms\"\n")] {
         println!("\n{name}");
