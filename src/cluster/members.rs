@@ -51,6 +51,8 @@ pub(super) enum Placed {
     Wait(String),
     /// Its name is taken.
     Duplicate(String),
+    /// Its data folder was set back.
+    SetBack(String),
     /// It is not taken: why.
     Refused(String),
 }
@@ -153,6 +155,7 @@ impl MembersTask {
                     Some(Join::Known(id)) => Placed::Member(id),
                     Some(Join::Wait(why)) => Placed::Wait(why),
                     Some(Join::Duplicate(why)) => Placed::Duplicate(why),
+                    Some(Join::SetBack(why)) => Placed::SetBack(why),
                     Some(Join::Admit) => self.admit(newcomer).await,
                 };
                 // Whoever asked may have given up waiting; it asks again.

@@ -12,6 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use crate::cluster::state::is_bound;
 use crate::cluster::types::FOUNDERS_MAX;
 use crate::model::{
     BootTime, ClusterState, Heard, Member, NodeId, NodeReport, Refusal, Role, is_majority_of,
@@ -84,6 +85,8 @@ pub(super) enum Join {
     Wait(String),
     /// Its name is taken by a node that lives.
     Duplicate(String),
+    /// It was this member, with a log that it has no more: it must ask again as another.
+    SetBack(String),
 }
 
 /// Why a member is to go.
@@ -141,7 +144,19 @@ impl Membership {
             return Some(Join::Admit);
         };
         if member.incarnation == newcomer.incarnation {
-            return Some(Join::Known(*id));
+            // Whoever votes or was heard with a log stored its place before: it asks only if it forgot that, and with
+            // it whom it voted for and what it promised to keep.
+            let has_voted = is_bound(state, *id);
+            let had_log = sight.log.matched.contains_key(id)
+                || report_of(*id, sight).is_some_and(|(report, _)| applied(report) > 0);
+            return Some(if has_voted || had_log {
+                Join::SetBack(format!(
+                    "the data folder of {} was set back: it asks for admission, and was a member with a log",
+                    member.name
+                ))
+            } else {
+                Join::Known(*id)
+            });
         }
         let silent = leading.silent_for(*id, now, sight);
         if silent < return_after {
@@ -391,6 +406,11 @@ fn report_of<'a>(id: NodeId, sight: Sight<'a>) -> Option<(&'a NodeReport, BootTi
     let heard = sight.heard.get(&sight.state.members.get(&id)?.name)?;
     let is_this_life = heard.report.instance.as_ref().is_some_and(|instance| instance.node == id);
     is_this_life.then_some((&heard.report, heard.at))
+}
+
+/// How far a node says that its log was applied.
+fn applied(report: &NodeReport) -> u64 {
+    report.instance.as_ref().map_or(0, |instance| instance.applied)
 }
 
 /// The members that say they hold all of the head.

@@ -108,10 +108,10 @@ pub(super) async fn answer(
     from: Option<SocketAddr>,
 ) -> Result<PresentReply, Status> {
     let (own, state) = (shared.own.borrow().clone(), shared.state.borrow().clone());
-    let (Some(own), Some(state)) = (own, state) else { return Ok(PresentReply::default()) };
-    if request.cluster_id != own.cluster.0[..] {
+    let Some(own) = own.filter(|own| request.cluster_id == own.cluster.0[..]) else {
         return Ok(PresentReply::default());
-    }
+    };
+    let Some(state) = state else { return Ok(PresentReply { node_id: own.node, ..PresentReply::default() }) };
     let follows = shared.standing.borrow().confirmed;
     let known = PresentReply { node_id: own.node, known: true, follows, ..PresentReply::default() };
     let problem = |code: &str, why: String| Ok(PresentReply { code: code.to_owned(), why, ..known.clone() });
@@ -225,30 +225,44 @@ pub(super) async fn keep(
     own: &Own,
     stop: &CancellationToken,
 ) -> Result<Option<Place>, ClusterError> {
-    let last = {
-        let db = Arc::clone(db);
-        blocking(move || db.last_index()).await?
-    };
     let begun = Instant::now();
     loop {
-        let state = shared.state.borrow().clone();
-        let enough = |replies: &[PresentReply]| may_run(state.as_deref(), own.node, replies, begun.elapsed());
-        let Some(replies) = stop.run_until_cancelled(present(shared, own, last, enough)).await else {
+        let Some(asked) = stop.run_until_cancelled(ask(shared, db, own, begun)).await else {
             return Ok(None);
         };
-        if let Some(place) = judged(shared, &replies) {
+        if let Some(place) = asked? {
             return Ok(Some(place));
         }
-        let cloned = replies.iter().any(|reply| reply.code == CLONED);
-        if !cloned && may_run(state.as_deref(), own.node, &replies, begun.elapsed()) {
-            shared.wait_for(None);
-            return Ok(Some(Place::Kept));
-        }
-        shared.wait_for(Some(missing(state.as_deref(), own.node, &replies, cloned)));
         if stop.run_until_cancelled(tokio::time::sleep(AGAIN)).await.is_none() {
             return Ok(None);
         }
     }
+}
+
+/// Presents this node once, as it has since `begun`; none when too few answered yet, which it says.
+pub(super) async fn ask(
+    shared: &Shared,
+    db: &Arc<RaftDb>,
+    own: &Own,
+    begun: Instant,
+) -> Result<Option<Place>, ClusterError> {
+    let last = {
+        let db = Arc::clone(db);
+        blocking(move || db.last_index()).await?
+    };
+    let state = shared.state.borrow().clone();
+    let enough = |replies: &[PresentReply]| may_run(state.as_deref(), own, replies, begun.elapsed());
+    let replies = present(shared, own, last, enough).await;
+    if let Some(place) = judged(shared, &replies) {
+        return Ok(Some(place));
+    }
+    let cloned = replies.iter().any(|reply| reply.code == CLONED);
+    if !cloned && may_run(state.as_deref(), own, &replies, begun.elapsed()) {
+        shared.wait_for(None);
+        return Ok(Some(Place::Kept));
+    }
+    shared.wait_for(Some(missing(state.as_deref(), own, &replies, cloned)));
+    Ok(None)
 }
 
 /// Says what the others know of this node; a place when there is nothing to wait for.
@@ -282,20 +296,31 @@ fn judged(shared: &Shared, replies: &[PresentReply]) -> Option<Place> {
         why = reply.why,
         "this node's data folder was set back: it votes no more under its former id"
     );
-    let remedy = "none is needed: it rejoins by itself under a new id, as after a lost disk, and fetches what it lacks";
-    shared.note(ROLLED_BACK, problem(ROLLED_BACK, reply, remedy.to_owned()));
+    shared.note(ROLLED_BACK, Some(rolled_back(reply.why.clone())));
     Some(Place::SetBack)
 }
 
+/// The problem of a node that was set back.
+pub(super) fn rolled_back(why: String) -> Problem {
+    let remedy = "none is needed: it rejoins by itself under a new id, as after a lost disk, and fetches what it lacks";
+    Problem::new(Severity::Critical, ROLLED_BACK, why, remedy)
+}
+
 /// Whether enough of the others know this node as it is.
-fn may_run(state: Option<&ClusterState>, me: NodeId, replies: &[PresentReply], waited: Duration) -> bool {
-    // It was admitted, and the log has not come yet: there is nothing that could be set back.
-    let Some(state) = state else { return true };
-    let mut knowing: BTreeSet<NodeId> = replies
-        .iter()
-        .filter(|reply| reply.known && reply.code.is_empty())
-        .map(|reply| reply.node_id)
-        .collect();
+fn may_run(state: Option<&ClusterState>, own: &Own, replies: &[PresentReply], waited: Duration) -> bool {
+    let me = own.node;
+    let sound = || replies.iter().filter(|reply| reply.code.is_empty());
+    let mut knowing: BTreeSet<NodeId> =
+        sound().filter(|reply| reply.known).map(|reply| reply.node_id).collect();
+    // That the log has not come yet is what a data folder says, too, that was set back to then.
+    let Some(state) = state else {
+        let Some(record) = &own.record else { return !knowing.is_empty() };
+        // Nobody knows a founder before the cluster has formed: each that has the record stored says at least that.
+        let founders: BTreeSet<NodeId> = record.founders.keys().copied().collect();
+        let mut there: BTreeSet<NodeId> = sound().map(|reply| reply.node_id).collect();
+        there.insert(me);
+        return is_majority_of(&founders, &there);
+    };
     if !state.voters.contains(&me) {
         return !knowing.is_empty();
     }
@@ -304,9 +329,16 @@ fn may_run(state: Option<&ClusterState>, me: NodeId, replies: &[PresentReply], w
     is_majority_of(&state.voters, &knowing) || (followed && waited >= FOLLOWED_AFTER)
 }
 
-fn missing(state: Option<&ClusterState>, me: NodeId, replies: &[PresentReply], cloned: bool) -> String {
+fn missing(state: Option<&ClusterState>, own: &Own, replies: &[PresentReply], cloned: bool) -> String {
     if cloned {
         return "the host on which this node's data folder runs already".to_owned();
+    }
+    let me = own.node;
+    if state.is_none() {
+        return match &own.record {
+            Some(_) => "a majority of the voters that form this cluster: start their daemons".to_owned(),
+            None => "a member that knows this node: start the listed voters".to_owned(),
+        };
     }
     let answered = |id: NodeId| replies.iter().any(|reply| reply.known && reply.node_id == id);
     let silent: Vec<String> = state
@@ -395,6 +427,7 @@ fn learn(seen: &mut AllSeen, heard: &Heard, state: &ClusterState) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::types::{FormationRecord, Founder, Timing};
 
     fn reply(node_id: NodeId, code: &str) -> PresentReply {
         PresentReply { node_id, known: true, code: code.to_owned(), ..PresentReply::default() }
@@ -420,7 +453,7 @@ mod tests {
     fn a_voter_runs_once_a_majority_knows_it() {
         let state = crate::cluster::appoint::tests::state(3);
         let may = |me, replies: &[PresentReply], secs| {
-            may_run(Some(&state), me, replies, Duration::from_secs(secs))
+            may_run(Some(&state), &own(me, None), replies, Duration::from_secs(secs))
         };
         assert!(!may(1, &[], 100));
         assert!(may(1, &[reply(2, "")], 0));
@@ -432,6 +465,36 @@ mod tests {
         );
         assert!(may(9, &[reply(2, "")], 0), "a worker");
         assert!(!may(9, &[], 100));
-        assert!(may_run(None, 9, &[], Duration::ZERO));
+    }
+
+    fn own(node: NodeId, founders: Option<u64>) -> Own {
+        let crate::model::ClusterState { cluster, members, .. } = crate::cluster::appoint::tests::state(3);
+        let content = crate::model::FirstContent { digest: crate::model::Digest([0; 32]), files: 0 };
+        let second = Duration::from_secs(1);
+        let timing = Timing { heartbeat: second, timeout: second, lease: second };
+        let record = founders.map(|count| FormationRecord {
+            cluster,
+            name: "test".to_owned(),
+            writer: 1,
+            founders: (1..=count).map(|id| (id, Founder { member: members[&id].clone(), content })).collect(),
+            timing,
+            succeeds: Vec::new(),
+        });
+        Own { cluster, node, name: format!("gw{node}"), record, timing }
+    }
+
+    #[test]
+    fn without_a_state_others_say_whether_there_was_one() {
+        let may = |own: &Own, replies: &[PresentReply]| may_run(None, own, replies, Duration::from_secs(100));
+        let admitted = own(9, None);
+        assert!(!may(&admitted, &[]), "it may have been set back to when it was admitted");
+        assert!(!may(&admitted, &[PresentReply { known: false, ..reply(2, "") }]));
+        assert!(!may(&admitted, &[reply(2, CLONED)]));
+        assert!(may(&admitted, &[reply(2, "")]));
+        let founder = own(2, Some(3));
+        assert!(!may(&founder, &[]), "the cluster may have formed, and this one voted in it");
+        assert!(!may(&founder, &[PresentReply::default()]), "one that has not the record");
+        assert!(may(&founder, &[PresentReply { known: false, ..reply(3, "") }]));
+        assert!(may(&own(1, Some(1)), &[]));
     }
 }

@@ -215,6 +215,10 @@ impl Coordination for Service {
                 let code = DUPLICATE.to_owned();
                 Ok(Reply::new(proto::JoinReply { refused, code, ..proto::JoinReply::default() }))
             }
+            Placed::SetBack(refused) => {
+                let code = place::ROLLED_BACK.to_owned();
+                Ok(Reply::new(proto::JoinReply { refused, code, ..proto::JoinReply::default() }))
+            }
             Placed::Wait(why) | Placed::Refused(why) => refused(why),
         }
     }

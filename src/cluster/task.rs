@@ -138,7 +138,7 @@ impl ClusterTask {
         let Self { shared, db, own, requests, members, orders, asks } = self;
         let has_log = shared.has_log.load(Ordering::Acquire);
         let own = match own {
-            // What forms yet has nothing to lose.
+            // One that forms yet is looked at there.
             Some(own) if has_log || own.record.is_none() => {
                 let looking = stop.child_token();
                 let kept = tokio::select! {
@@ -224,7 +224,7 @@ async fn until(
 }
 
 /// Makes this node a newcomer: its data folder was set back, and what it promised since is not known.
-async fn start_over(shared: &Shared, db: &Arc<RaftDb>) -> Result<(), ClusterError> {
+pub(super) async fn start_over(shared: &Shared, db: &Arc<RaftDb>) -> Result<(), ClusterError> {
     let db = Arc::clone(db);
     let incarnation = blocking(move || db.start_over()).await?;
     shared.incarnation.send_replace(incarnation);

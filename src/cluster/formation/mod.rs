@@ -22,6 +22,7 @@ use crate::cluster::error::ClusterError;
 use crate::cluster::formation::plan::{Here, Step};
 use crate::cluster::greet::{Heard, greet};
 use crate::cluster::log_store::blocking;
+use crate::cluster::place::{self, Place, ROLLED_BACK};
 use crate::cluster::record::{self, Kind};
 use crate::cluster::shared::{DUPLICATE, FormOrder, ListedNode, Shared};
 use crate::cluster::task;
@@ -50,6 +51,8 @@ pub(super) struct Formation {
     /// Before this it does not ask for admission again; and how long it waits when it is refused next.
     ask_after: Instant,
     patience: Duration,
+    /// Since when it presents itself under what is stored.
+    presenting: Instant,
 }
 
 impl Formation {
@@ -59,8 +62,8 @@ impl Formation {
         orders: mpsc::Receiver<FormOrder>,
         own: Option<Own>,
     ) -> Self {
-        let ask_after = Instant::now();
-        Self { shared, db, orders, own, raft: None, ask_after, patience: LOOK_EVERY }
+        let now = Instant::now();
+        Self { shared, db, orders, own, raft: None, ask_after: now, patience: LOOK_EVERY, presenting: now }
     }
 
     /// Runs until this node's log holds an entry, or a cluster admitted this node; none when `stop` came first.
@@ -68,8 +71,9 @@ impl Formation {
     /// # Errors
     /// When the store or the log's core failed.
     pub(super) async fn run(mut self, stop: &CancellationToken) -> Result<Option<(Own, Raft)>, ClusterError> {
-        if let Some(own) = self.own.clone() {
-            self.start(own).await?;
+        if let Some(own) = &self.own {
+            // Shown, but not run: what is stored may be older than what this node promised.
+            self.shared.own.send_replace(Some(own.clone()));
         }
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -107,6 +111,9 @@ impl Formation {
 
     /// Looks around and takes the next step. What waits for peers is dropped when `stop` comes.
     async fn look(&mut self, stop: &CancellationToken) -> Result<(), ClusterError> {
+        if !self.placed(stop).await? {
+            return Ok(());
+        }
         let Some(heard) = stop.run_until_cancelled(self.greet()).await else { return Ok(()) };
         let here = Here {
             config: &self.shared.config,
@@ -134,6 +141,32 @@ impl Formation {
             }
             Step::Send(record) => self.send(record, stop).await?,
         }
+        Ok(())
+    }
+
+    /// Starts the log under what is stored once the others know no more of it than this node itself; false when there
+    /// is nothing else to do meanwhile.
+    async fn placed(&mut self, stop: &CancellationToken) -> Result<bool, ClusterError> {
+        let Some(own) = self.own.clone().filter(|_| self.raft.is_none()) else { return Ok(true) };
+        let asked = place::ask(&self.shared, &self.db, &own, self.presenting);
+        match stop.run_until_cancelled(asked).await.transpose()?.flatten() {
+            Some(Place::Kept) => {
+                let has_joined = own.record.is_none();
+                self.start(own).await?;
+                return Ok(!has_joined);
+            }
+            Some(Place::SetBack) => self.start_over().await?,
+            // It says so, and does nothing else until it is stopped.
+            Some(Place::Removed) => stop.cancelled().await,
+            // A record may still be sent, or give way.
+            None => return Ok(own.record.is_some()),
+        }
+        Ok(false)
+    }
+
+    async fn start_over(&mut self) -> Result<(), ClusterError> {
+        task::start_over(&self.shared, &self.db).await?;
+        self.own = None;
         Ok(())
     }
 
@@ -292,6 +325,14 @@ impl Formation {
         match stop.run_until_cancelled(self.ask_members(addresses)).await {
             None => Ok(()),
             Some(Ok(own)) => self.joined(own).await,
+            Some(Err(Refused { why, code })) if code == ROLLED_BACK && self.raft.is_none() => {
+                tracing::error!(
+                    why,
+                    "this node's data folder was set back: it votes no more under its former id"
+                );
+                self.shared.note(ROLLED_BACK, Some(place::rolled_back(why)));
+                self.start_over().await
+            }
             Some(Err(Refused { why, code })) => {
                 self.ask_after = Instant::now() + self.patience;
                 self.patience = (self.patience * 2).min(PATIENCE_MAX);
@@ -375,7 +416,9 @@ impl Formation {
         if blocking(move || db.adopt(&stored)).await? {
             self.shared.note(DUPLICATE, None);
             tracing::info!(cluster = %own.cluster, node = own.node, "joined the cluster");
-            self.start(own).await?;
+            self.shared.own.send_replace(Some(own.clone()));
+            self.own = Some(own);
+            self.presenting = Instant::now();
         }
         Ok(())
     }

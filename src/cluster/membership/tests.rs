@@ -103,7 +103,6 @@ fn a_newcomer_waits_until_its_former_life_was_silent() {
     let mut bench = Bench::new(3);
     bench.pass(20_000);
     assert_eq!(bench.join("gw9", 9), Join::Admit);
-    assert_eq!(bench.join("gw2", 0), Join::Known(2));
     assert!(matches!(bench.join("gw2", 9), Join::Duplicate(why) if why.contains("new:8730")));
     bench.silent.insert(2);
     bench.pass(4_000);
@@ -116,6 +115,29 @@ fn a_newcomer_waits_until_its_former_life_was_silent() {
     bench.silent.clear();
     bench.pass(500);
     assert_eq!(bench.next(), None);
+}
+
+#[test]
+fn one_that_had_a_log_is_not_known_again_without_it() {
+    let mut bench = Bench::new(3);
+    bench.pass(1_000);
+    assert!(matches!(bench.join("gw2", 0), Join::SetBack(_)), "a voter stored its place before it voted");
+    bench.admit(70, Role::Worker);
+    bench.reports.get_mut(&70).unwrap().instance.as_mut().unwrap().applied = 0;
+    assert_eq!(bench.join("gw70", 9), Join::Known(70), "it did not hear the answer to its first question");
+    bench.pass(500);
+    assert_eq!(bench.join("gw70", 9), Join::Known(70));
+    bench.reports.insert(70, holding_report(70, 0));
+    bench.pass(500);
+    assert!(matches!(bench.join("gw70", 9), Join::SetBack(_)), "it was heard with a log");
+    bench.reports.remove(&70);
+    bench.heard.clear();
+    assert_eq!(bench.join("gw70", 9), Join::Known(70));
+    bench.log.matched.insert(70, 3);
+    assert!(matches!(bench.join("gw70", 9), Join::SetBack(_)), "it was sent one");
+    bench.state.changing = Some([1, 2, 3, 70].into());
+    bench.log.matched.clear();
+    assert!(matches!(bench.join("gw70", 9), Join::SetBack(_)));
 }
 
 #[test]

@@ -150,6 +150,33 @@ async fn a_formation_interrupted_at_any_step_goes_on_with_its_record() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_voter_set_back_to_before_its_log_takes_no_part_under_its_former_id() {
+    for with_record in [false, true] {
+        let mut net = Net::new(&THREE).await;
+        if with_record {
+            store_record(&net, &[0, 1, 2], None);
+        } else {
+            RaftDb::open(&net.nodes[1].config.db_path).unwrap().incarnation().unwrap();
+        }
+        let path = net.nodes[1].config.db_path.clone();
+        let image = std::fs::read(&path).unwrap();
+        net.start_all().await;
+        net.confirmed().await;
+        net.manager().await;
+        let before = net.id(1);
+        net.stop(1).await;
+        std::fs::write(&path, &image).unwrap();
+        net.start(1).await;
+        let known = |state: &ClusterState| state.id_of("gw2").is_some_and(|id| id != before);
+        net.state(0, "another id", known).await;
+        net.state(1, "another id", known).await;
+        net.confirmed().await;
+        assert_ne!(net.id(1), before, "with its record: {with_record}");
+        net.stop_all().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_record_whose_writer_lost_it_is_replaced_while_all_logs_are_empty() {
     let mut net = Net::new(&THREE).await;
     let lost = store_record(&net, &[1, 2], Some([7; 16]));
