@@ -127,14 +127,17 @@ pub fn is_marked(root: &Root) -> Result<bool, ApplyError> {
     Ok(matches!(look(root)?, Found::Mark(_)))
 }
 
-/// Moves the workshop of `root` aside if it carries a mark; the name that it has then. No artifact is touched.
+/// Moves the workshop of `root` aside if it carries a mark; the name that it has then. No artifact is touched. The data
+/// folder forgets the mark too, but only that of a root that shows one: a bare mount point stays refused.
 ///
 /// # Errors
 /// When it can't be moved: the mark is still there.
-pub fn lay_mark_aside(root: &Arc<Root>) -> Result<Option<String>, ApplyError> {
+pub fn lay_mark_aside(store: &Store, root: &Arc<Root>) -> Result<Option<String>, ApplyError> {
     if !is_marked(root)? {
         return Ok(None);
     }
+    // First: should the process end in between, the mark in the root is still there to be laid aside.
+    store.forget_mark(root.name())?;
     root.set_workshop_aside().map_err(ApplyError::within(root.name()))
 }
 
@@ -209,19 +212,25 @@ fn decide(stored: Option<&Mark>, found: &Found, who: Who<'_>) -> Verdict {
         };
         Verdict::Refused(RootProblem::Copied { whose })
     };
-    match (stored.filter(|mark| is_mine(mark)), found) {
+    match (stored, found) {
+        // Whatever this node was called when it joined, it left a mark in the root: what shows none is another folder.
         (Some(_), Found::Nothing | Found::Foreign) => Verdict::Refused(RootProblem::Unmarked),
-        (Some(stored), Found::Mark(mark)) if is_mine(mark) && mark.id == stored.id => Verdict::Ours,
-        (Some(_), Found::Mark(mark)) => copied(mark),
         (None, Found::Nothing) => Verdict::Join { id: None },
         (None, Found::Foreign) => Verdict::JoinAside,
+        (Some(stored), Found::Mark(mark)) if is_mine(stored) => {
+            if is_mine(mark) && mark.id == stored.id {
+                Verdict::Ours
+            } else {
+                copied(mark)
+            }
+        }
         // Ours: joined in another cluster before, or the data folder did not note it yet.
-        (None, Found::Mark(mark)) if is_mine(mark) || stored.is_some_and(|stored| stored.id == mark.id) => {
+        (_, Found::Mark(mark)) if is_mine(mark) || stored.is_some_and(|stored| stored.id == mark.id) => {
             Verdict::Join { id: Some(mark.id.clone()) }
         }
         // This node before it lost its data folder, a member no more or one of a cluster that was succeeded: the root
         // is the same one.
-        (None, Found::Mark(mark))
+        (_, Found::Mark(mark))
             if (mark.cluster == who.cluster.to_string() && !who.members.contains_key(&mark.node)
                 || who.succeeds.iter().any(|cluster| mark.cluster == cluster.to_string()))
                 && !mark.name.is_empty()
@@ -229,7 +238,7 @@ fn decide(stored: Option<&Mark>, found: &Found, who: Who<'_>) -> Verdict {
         {
             Verdict::Join { id: None }
         }
-        (None, Found::Mark(mark)) => copied(mark),
+        (_, Found::Mark(mark)) => copied(mark),
     }
 }
 
@@ -315,7 +324,7 @@ mod tests {
     fn decisions() {
         let members = members();
         let who = Who { cluster: CLUSTER, node: 1, members: &members, succeeds: &[], generation: 0 };
-        let unmarked = Verdict::Refused(RootProblem::Unmarked);
+        let unmarked = || Verdict::Refused(RootProblem::Unmarked);
         let copied = |whose: &str| Verdict::Refused(RootProblem::Copied { whose: whose.to_owned() });
         let join = |id: Option<&str>| Verdict::Join { id: id.map(str::to_owned) };
         let other_cluster = format!("cluster {}", ClusterId([9; 16]));
@@ -332,7 +341,12 @@ mod tests {
             (Some(mark(7, 1, "x")), Found::Mark(mark(7, 1, "y")), copied("node gw1")),
             (Some(mark(7, 1, "x")), Found::Mark(mark(7, 2, "x")), copied("node gw2")),
             (Some(mark(7, 1, "x")), Found::Mark(mark(9, 1, "x")), copied(&other_cluster)),
-            (Some(mark(7, 1, "x")), Found::Nothing, unmarked),
+            (Some(mark(7, 1, "x")), Found::Nothing, unmarked()),
+            (Some(mark(7, 1, "x")), Found::Foreign, unmarked()),
+            // It got another number, or another cluster, since it joined with the root.
+            (Some(mark(7, 3, "x")), Found::Nothing, unmarked()),
+            (Some(mark(9, 1, "x")), Found::Nothing, unmarked()),
+            (Some(mark(9, 1, "x")), Found::Foreign, unmarked()),
         ] {
             assert_eq!(decide(stored.as_ref(), &found, who), expected, "{stored:?} {found:?}");
         }
@@ -362,6 +376,25 @@ mod tests {
         fs::remove_file(fixture.path(".syncd/member")).unwrap();
         assert_eq!(admit(who), Admission::Refused(RootProblem::Unmarked));
         assert!(join(&fixture.store, &fixture.root, who).is_err());
+    }
+
+    #[test]
+    fn a_root_that_is_not_mounted_stays_refused_after_this_node_got_another_number() {
+        let fixture = Fixture::new();
+        let members = members();
+        let before = Who { cluster: CLUSTER, node: 2, members: &members, succeeds: &[], generation: 3 };
+        join(&fixture.store, &fixture.root, before).unwrap();
+        let who = Who { node: 1, ..before };
+        let away = fixture.path("away");
+        fs::rename(fixture.path(".syncd"), &away).unwrap();
+        let admit = || admit(&fixture.store, &fixture.root, who).unwrap();
+        assert_eq!(admit(), Admission::Refused(RootProblem::Unmarked));
+        assert_eq!(lay_mark_aside(&fixture.store, &fixture.root).unwrap(), None);
+        assert_eq!(admit(), Admission::Refused(RootProblem::Unmarked), "nothing was laid aside");
+        fs::rename(&away, fixture.path(".syncd")).unwrap();
+        assert_eq!(admit(), Admission::Free, "it is mounted again");
+        assert!(lay_mark_aside(&fixture.store, &fixture.root).unwrap().is_some());
+        assert_eq!(admit(), Admission::Free, "a person gave it up");
     }
 
     #[test]

@@ -265,6 +265,7 @@ impl Daemon {
             state: cluster.state(),
             found: first_scan,
             marks_unwanted: cluster.marks_unwanted(),
+            store: view.store.clone(),
         };
         Ok(Self {
             config,

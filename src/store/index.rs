@@ -161,6 +161,14 @@ impl Index {
     pub(super) fn set_meta<T: Serialize>(&self, name: &str, value: &T) -> Result<(), StoreError> {
         self.write(|txn| put_meta(txn, name, value))
     }
+
+    /// Forgets one single value.
+    pub(super) fn drop_meta(&self, name: &str) -> Result<(), StoreError> {
+        self.write(|txn| {
+            txn.open_table(META)?.remove(name)?;
+            Ok(())
+        })
+    }
 }
 
 fn open_database(path: &Path) -> Result<Database, StoreError> {

@@ -157,6 +157,14 @@ impl Store {
         self.index().set_meta(&format!("mark {root}"), &mark.to_vec())
     }
 
+    /// Forgets what the mark in the root called `root` said: its next contact is the first one.
+    ///
+    /// # Errors
+    /// It is known still then.
+    pub fn forget_mark(&self, root: &RootName) -> Result<(), StoreError> {
+        self.index().drop_meta(&format!("mark {root}"))
+    }
+
     /// Forgets the seconds of places that are long gone. Called at each start.
     pub(super) fn prune_seconds(&self, now_ms: i64) -> Result<(), StoreError> {
         self.index().write(|txn| {
