@@ -22,7 +22,7 @@ use crate::delta::{
     Base, ChunkWriter, Encoder, ParcelError, SIGNATURES_BYTES_MAX, SIGNATURES_MAX, Signature, tally,
 };
 use crate::model::{ArtifactPath, ContentHash, Coordinator, Digest, Epoch, Forest, NodeId, Place, Proposal};
-use crate::rpc::Upload;
+use crate::rpc::{SLOW, Upload, send_within};
 use crate::store::{Store, StoreError};
 use crate::wire::proto::{FetchRequest, Parcel, ParcelHeader, SignedFile, StageReply, parcel::Part};
 use crate::wire::{Header, place_from, root_name};
@@ -37,8 +37,6 @@ const TURN: Duration = Duration::from_secs(10);
 const PINS_MAX: usize = 16;
 /// How long one parcel may take, however steadily it comes.
 const RECEIVE_MAX: Duration = Duration::from_secs(3600);
-/// How long a receiver may take for one data message.
-const SLOW: Duration = Duration::from_secs(20);
 /// Data messages that wait to be sent.
 const WAITING: usize = 4;
 
@@ -199,7 +197,7 @@ impl Stager {
                 let parcel = Parcel { part: Some(part) };
                 let bytes = parcel.encoded_len();
                 runtime.block_on(upload.pass(bytes));
-                send(&runtime, &sender, Ok(parcel))?;
+                runtime.block_on(send_within(SLOW, &sender, Ok(parcel)))?;
                 sent += bytes as u64;
                 Ok::<_, std::io::Error>(())
             };
@@ -226,7 +224,7 @@ impl Stager {
                 tracing::warn!(error = chain(&error), generation, "a fetch ended early");
                 let status = Status::unavailable(chain(&error));
                 // Who does not listen any more needs no reason.
-                let _ = send(&runtime, &sender, Err(status));
+                let _ = runtime.block_on(send_within(SLOW, &sender, Err(status)));
             }
         });
         Ok(ReceiverStream::new(receiver))
@@ -343,17 +341,6 @@ enum GiveError {
     Store(#[from] StoreError),
     #[error("the receiver is gone or too slow")]
     Stream(#[from] std::io::Error),
-}
-
-/// Sends from a blocking thread, with a limit to the receiver's patience.
-fn send(
-    runtime: &Handle,
-    sender: &mpsc::Sender<Result<Parcel, Status>>,
-    item: Result<Parcel, Status>,
-) -> std::io::Result<()> {
-    runtime
-        .block_on(sender.send_timeout(item, SLOW))
-        .map_err(|_| std::io::Error::new(std::io::ErrorKind::TimedOut, "the receiver does not read"))
 }
 
 #[cfg(test)]

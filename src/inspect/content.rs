@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
@@ -13,7 +14,7 @@ use tonic::Status;
 use crate::delta::{ChunkReader, ChunkWriter};
 use crate::inventory::Observed;
 use crate::model::{ClusterState, ContentHash, NodeId, Place};
-use crate::rpc::{Peers, within};
+use crate::rpc::{Peers, SLOW, send_within, within};
 use crate::store::{Store, StoreError};
 use crate::wire::proto::{ContentPart, ContentRequest};
 
@@ -31,11 +32,13 @@ const WAITING: usize = 4;
 pub(super) struct Giver {
     store: Store,
     giving: Arc<Semaphore>,
+    /// How long a receiver may take for one piece.
+    patience: Duration,
 }
 
 impl Giver {
     pub(super) fn new(store: Store) -> Self {
-        Self { store, giving: Arc::new(Semaphore::new(GIVEN_MAX)) }
+        Self { store, giving: Arc::new(Semaphore::new(GIVEN_MAX)), patience: SLOW }
     }
 
     /// The pieces of a content; it ends with an error when its bytes are others.
@@ -49,7 +52,7 @@ impl Giver {
             .try_acquire_owned()
             .map_err(|_| Status::resource_exhausted("too many contents at once"))?;
         let (sender, receiver) = mpsc::channel(WAITING);
-        let store = self.store.clone();
+        let (store, runtime, patience) = (self.store.clone(), Handle::current(), self.patience);
         tokio::task::spawn_blocking(move || {
             let _permit = permit;
             let outcome = store.open_blob(&hash).map_err(|error| match error {
@@ -60,17 +63,15 @@ impl Giver {
             });
             let outcome = outcome.and_then(|mut blob| {
                 let mut pieces = ChunkWriter::new(|data| {
-                    sender
-                        .blocking_send(Ok(ContentPart { data }))
-                        .map_err(|_| io::ErrorKind::BrokenPipe.into())
+                    runtime.block_on(send_within(patience, &sender, Ok(ContentPart { data })))
                 });
                 io::copy(&mut blob, &mut pieces)
                     .and_then(|_| pieces.finish())
                     .map_err(|error| Status::data_loss(error.to_string()))
             });
             if let Err(status) = outcome {
-                // Whoever does not listen any more needs no reason.
-                let _ = sender.blocking_send(Err(status));
+                // Whoever does not listen any more needs no reason, and whoever does not read finds the end missing.
+                let _ = sender.try_send(Err(status));
             }
         });
         Ok(ReceiverStream::new(receiver))
@@ -160,4 +161,26 @@ fn put(store: &Store, hash: &ContentHash, size: u64, content: &mut dyn Read) -> 
     let mut batch = store.batch();
     batch.put(hash, size, content).map_err(|error| error.to_string())?;
     batch.sync().map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_does_not_read_keeps_no_place_for_ever() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("store"), &dir.path().join("quarantine")).unwrap();
+        let content = vec![7; 4 << 20];
+        let hash = ContentHash::of(&content);
+        put(&store, &hash, content.len() as u64, &mut content.as_slice()).unwrap();
+        let giver = Giver { patience: Duration::from_millis(200), ..Giver::new(store) };
+        let request = ContentRequest { hash: Bytes::copy_from_slice(hash.as_bytes()) };
+        let unread: Vec<_> = (0..GIVEN_MAX).map(|_| giver.give(&request).unwrap()).collect();
+        assert!(giver.give(&request).is_err(), "all places are taken");
+        let all = giver.giving.acquire_many(GIVEN_MAX.try_into().unwrap());
+        let all = tokio::time::timeout(Duration::from_secs(30), all).await;
+        drop(all.expect("none is held any more").unwrap());
+        drop(unread);
+    }
 }

@@ -11,7 +11,7 @@ use crate::inspect::told::{End, FromNode, Question, Told};
 use crate::inspect::{peers, plan, verify};
 use crate::inventory::{InventoryHandle, Observed};
 use crate::model::{ClusterState, Forest, NodeId, Outlook, OutlookHandle};
-use crate::rpc::Peers;
+use crate::rpc::{Peers, SLOW, send_within};
 use crate::store::{Adopted, Store, StoreError};
 
 /// Answers at once; each walks the roots.
@@ -123,8 +123,8 @@ impl Inspector {
                 Ok(end) => end,
                 Err(why) => End::unknown(why),
             };
-            // Whoever asked may have gone away.
-            let _ = told.send(Told::End(end)).await;
+            // Whoever asked may have gone away, or reads nothing.
+            let _ = send_within(SLOW, &told, Told::End(end)).await;
         });
         lines
     }
@@ -214,7 +214,7 @@ impl Inspector {
             .await
             .map_err(|error| error.to_string())?
             .map_err(|error| format!("the store can't be read: {error}"))?;
-        send(told, rows).await?;
+        send(SLOW, told, rows).await?;
         Ok(end)
     }
 
@@ -234,7 +234,7 @@ impl Inspector {
             );
         };
         let different = intents.len() as u64;
-        send(told, plan::rows(intents)).await?;
+        send(SLOW, told, plan::rows(intents)).await?;
         let generation = state.head.as_ref().map(|head| head.generation);
         Ok(End { generation, different, manager, ..End::default() })
     }
@@ -246,9 +246,23 @@ impl Inspector {
     }
 }
 
-async fn send(told: &mpsc::Sender<Told>, rows: Vec<Told>) -> Result<(), String> {
+async fn send(limit: Duration, told: &mpsc::Sender<Told>, rows: Vec<Told>) -> Result<(), String> {
     for row in rows {
-        told.send(row).await.map_err(|_| "nobody waits for the answer")?;
+        send_within(limit, told, row).await.map_err(|error| format!("the answer was not taken: {error}"))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_answer_that_nobody_takes_ends() {
+        let (told, _lines) = mpsc::channel(1);
+        let rows = vec![Told::End(End::default()), Told::End(End::default())];
+        let sent = send(Duration::from_millis(10), &told, rows);
+        let sent = tokio::time::timeout(Duration::from_secs(30), sent).await;
+        assert!(sent.expect("it waits no longer").unwrap_err().contains("does not read"));
+    }
 }

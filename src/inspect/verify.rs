@@ -12,6 +12,7 @@ use crate::inspect::content::Mender;
 use crate::inspect::told::{Damage, Progress, Told};
 use crate::inventory::{InventoryHandle, Observed, Reread};
 use crate::model::{ContentHash, Entry, Place};
+use crate::rpc::{SLOW, send_within};
 use crate::store::{Adopted, Store, StoreError};
 
 /// Contents checked between two looks at whether anybody still listens, and their bytes at most but for one.
@@ -76,8 +77,9 @@ pub(super) async fn store(
                 what,
                 replaced_from,
             };
-            // Whoever asked may have gone away.
-            let _ = told.send(Told::Damage(damage)).await;
+            // An answer without this line would be wrong.
+            let sent = send_within(SLOW, told, Told::Damage(damage)).await;
+            sent.map_err(|error| format!("the answer was not taken: {error}"))?;
         }
         (done, bytes) = (done + count as u64, bytes + portion_bytes);
         let seconds = begun.elapsed().as_secs_f64();

@@ -10,6 +10,7 @@ mod error;
 mod guard;
 mod identity;
 mod limits;
+mod patience;
 mod peers;
 mod serve;
 #[cfg(test)]
@@ -21,6 +22,7 @@ pub use check::Caller;
 pub use error::RpcError;
 pub use identity::{Identity, Me};
 pub use limits::{CONTROL_BYTES_MAX, PARCEL_BYTES_MAX, RAFT_BYTES_MAX};
+pub use patience::{SLOW, send_within};
 pub use peers::{Lane, Link, Peers, within};
 pub use serve::serve;
 pub use tls::Tls;
