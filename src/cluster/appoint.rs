@@ -317,6 +317,9 @@ impl Leading {
         if state.appointment.as_ref().map(|current| (current.epoch, current.manager)) != Some((epoch, from)) {
             return Answer::Refused("another manager is in office");
         }
+        if !may_manage(state, from) {
+            return Answer::Refused("it is no candidate that votes any more");
+        }
         if self.let_go == Some(epoch) {
             return Answer::Refused("it let go");
         }
@@ -388,12 +391,8 @@ pub(super) fn heard<'a>(node: NodeId, now: BootTime, view: View<'a>) -> Option<&
 }
 
 fn all_heard(now: BootTime, view: View<'_>) -> bool {
-    let mut candidates = view
-        .state
-        .members
-        .iter()
-        .filter(|(id, member)| member.role == Role::Candidate && view.state.voters.contains(id));
-    candidates.all(|(id, _)| heard(*id, now, view).is_some())
+    let mut candidates = view.state.members.keys().filter(|id| may_manage(view.state, **id));
+    candidates.all(|id| heard(*id, now, view).is_some())
 }
 
 /// The best candidate that votes, is heard, has its roots, and is not `except`: one that holds the head's content (if none
@@ -409,9 +408,7 @@ pub(super) fn choose(
     let candidates: Vec<_> = state
         .members
         .iter()
-        .filter(|(id, member)| {
-            member.role == Role::Candidate && state.voters.contains(id) && Some(**id) != except
-        })
+        .filter(|(id, _)| may_manage(state, **id) && Some(**id) != except)
         .filter(|(id, _)| state.head.is_some() || may_seed(&state.seed, **id))
         .filter_map(|(id, member)| heard(*id, now, view).map(|report| (*id, &member.name, report)))
         .filter(|(_, _, report)| report.state != NodeState::RootMissing)
@@ -428,6 +425,12 @@ pub(super) fn choose(
             (wished, Reverse(report.priority), *id == view.me, *name)
         })
         .map(|(id, _, _)| id)
+}
+
+/// Whether `node` is a candidate that votes.
+fn may_manage(state: &ClusterState, node: NodeId) -> bool {
+    state.members.get(&node).is_some_and(|member| member.role == Role::Candidate)
+        && state.voters.contains(&node)
 }
 
 fn may_seed(seed: &Seed, node: NodeId) -> bool {

@@ -150,6 +150,7 @@ fn take(state: &mut ClusterState, commit: Commit) -> CommitOutcome {
     }
     let refusal = if state.appointment.as_ref().map(|current| (current.epoch, current.manager))
         != Some((commit.epoch, commit.author))
+        || !state.members.contains_key(&commit.author)
     {
         CommitRefusal::OldEpoch
     } else if commit.parent != state.generation() || Some(commit.generation) != state.next_generation() {
@@ -302,6 +303,9 @@ mod tests {
         assert_eq!(machine.commit(epoch, 0, 2, &[1, 2]), refused(CommitRefusal::NotOnHead));
         machine.appoint(epoch, 3);
         assert_eq!(machine.commit(epoch, 1, 2, &[1, 2, 3]), refused(CommitRefusal::OldEpoch));
+        machine.state.as_mut().unwrap().members.remove(&3);
+        let epoch = machine.state().epoch();
+        assert_eq!(machine.commit(epoch, 1, 3, &[1, 2]), refused(CommitRefusal::OldEpoch), "no member");
     }
 
     #[test]

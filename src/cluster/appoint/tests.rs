@@ -240,6 +240,22 @@ fn from_the_decision_on_nobody_is_granted() {
 }
 
 #[test]
+fn who_is_no_candidate_that_votes_any_more_is_granted_nothing_and_replaced() {
+    let lost: [fn(&mut ClusterState); 3] = [
+        |state| drop(state.members.remove(&2)),
+        |state| state.voters.retain(|voter| *voter != 2),
+        |state| state.members.get_mut(&2).unwrap().role = Role::Worker,
+    ];
+    for lose in lost {
+        let mut bench = Bench::managed(2);
+        bench.granted();
+        lose(&mut bench.state);
+        let (next, grants) = bench.appointed_while_renewed(2, 5, 5_000);
+        assert_eq!((next, grants), (Some(3), 0));
+    }
+}
+
+#[test]
 fn a_late_word_of_one_appointment_does_not_end_the_next() {
     let mut bench = Bench::managed(2);
     bench.decided_within(2_000).unwrap();
