@@ -214,11 +214,11 @@ impl RaftDb {
         Ok(starts)
     }
 
-    /// The last entry that the log had, removed ones included.
+    /// The last entry that the log had, removed ones included, and those that only a snapshot brought: it is stored
+    /// before the log that it covers is purged.
     pub(super) fn last_index(&self) -> Result<u64, ClusterError> {
-        let purged: Option<LogId> = self.get(PURGED)?;
-        let last = self.last_entry()?.map(|entry| entry.log_id).or(purged);
-        Ok(last.map_or(0, |last| last.index))
+        let applied = self.get::<Applied>(APPLIED)?.and_then(|applied| applied.last_applied);
+        Ok(self.last_id()?.max(applied).map_or(0, |last| last.index))
     }
 
     /// Forgets log, vote and place: from now on this data folder is that of a newcomer, which draws another number.

@@ -225,7 +225,10 @@ async fn a_purge_waits_for_the_snapshot_that_covers_it() {
     assert!(futures::poll!(&mut purging).is_pending());
     assert_eq!(db.get::<LogId>(PURGED).unwrap(), None);
     db.check().unwrap();
+    assert_eq!(db.last_index().unwrap(), 4);
     behind.install_snapshot(&snapshot.meta, snapshot.snapshot).await.unwrap();
+    assert_eq!(db.get::<LogId>(PURGED).unwrap(), None);
+    assert_eq!(db.last_index().unwrap(), 19, "a node that is killed here has nothing rolled back");
     purging.await.unwrap();
     assert_eq!(db.get::<LogId>(PURGED).unwrap(), Some(log_id(19)));
     db.check().unwrap();
