@@ -16,8 +16,8 @@ use crate::cluster::service::Service;
 use crate::cluster::shared::Shared;
 use crate::cluster::types::{Command, Response};
 use crate::model::{
-    ClusterId, ClusterState, Commit, CommitOutcome, Coordinator, Instance, Lease, NodeId, Order, OrderError,
-    OrderOutcome, Standing, UnknownOutcome,
+    ClusterId, ClusterState, Commit, CommitOutcome, Coordinator, Epoch, Instance, Lease, NodeId, Order,
+    OrderError, OrderOutcome, Standing, UnknownOutcome,
 };
 use crate::rpc::{self, CONTROL_BYTES_MAX, Me, RAFT_BYTES_MAX};
 use crate::wire::proto::CommitRequest;
@@ -107,16 +107,16 @@ impl Cluster {
         ClusterMetrics { term: metrics.current_term, elections, leader: metrics.current_leader }
     }
 
-    /// Gives this node's office up: from the call on it never uses a lease of this epoch again. True when the leader
-    /// knows, and need not wait for the lease to end; else it waits, and takes over no less surely.
-    pub async fn let_go(&self) -> bool {
+    /// Gives this node's office up: from the call on it never uses a lease of `epoch` again. True when the leader
+    /// knows, and need not wait for the lease to end; else it waits, and takes over no less surely. Nothing is done
+    /// when this node is not in office in that very epoch: another one was never to be given up.
+    pub async fn let_go(&self, epoch: Epoch) -> bool {
         let shared = &self.0;
         let appointment = shared.state.borrow().as_ref().and_then(|state| state.appointment.clone());
         let (Some(appointment), Some(me)) = (appointment, shared.node()) else { return false };
-        if appointment.manager != me {
+        if (appointment.epoch, appointment.manager) != (epoch, me) {
             return false;
         }
-        let epoch = appointment.epoch;
         tracing::info!(epoch, "this node lets go of its office");
         shared.released.send_replace(epoch);
         renew::say_let_go(shared, me, epoch).await

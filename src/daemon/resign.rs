@@ -36,7 +36,7 @@ impl Resign {
             let work = async {
                 if ends > gone {
                     self.finish().await;
-                    self.cluster.let_go().await;
+                    self.cluster.let_go(ends).await;
                 }
                 self.state.changed().await
             };

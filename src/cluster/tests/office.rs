@@ -106,12 +106,14 @@ async fn a_dead_manager_is_replaced_and_leases_never_overlap() {
 async fn a_manager_that_lets_go_is_replaced_at_once_and_never_holds_that_epoch_again() {
     let mut net = formed().await;
     let (manager, epoch) = net.manager().await;
-    assert!(net.cluster(manager).let_go().await);
+    assert!(!net.cluster(manager).let_go(epoch - 1).await, "another one's end");
+    assert!(net.cluster(manager).renew().await.is_some());
+    assert!(net.cluster(manager).let_go(epoch).await);
     assert_eq!(net.cluster(manager).renew().await, None);
     let (next, after) = net.manager().await;
     assert_ne!(next, manager);
     assert!(after > epoch);
-    assert!(!net.cluster(manager).let_go().await, "it has nothing left to give up");
+    assert!(!net.cluster(manager).let_go(epoch).await, "it has nothing left to give up");
     net.stop_all().await;
 }
 
