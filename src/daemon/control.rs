@@ -59,7 +59,8 @@ pub struct ControlError {
     pub error: String,
     /// What to do about it.
     pub remedy: String,
-    /// Whether the command line ends with 2 instead of 1: the daemon failed, or does not know what became of it.
+    /// Whether the command line ends with 2 instead of 1: the daemon failed, does not know what became of it, or
+    /// something else came of it than was ordered.
     pub critical: bool,
 }
 
@@ -70,7 +71,7 @@ impl ControlError {
         Self { error: error.into(), remedy: remedy.into(), critical: false }
     }
 
-    /// The daemon failed, or does not know what became of the order.
+    /// The daemon failed, does not know what became of the order, or something else came of it.
     #[must_use]
     pub fn critical(error: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { error: error.into(), remedy: remedy.into(), critical: true }

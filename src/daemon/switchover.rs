@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::daemon::control::{ControlError, Line};
 use crate::daemon::view::View;
-use crate::model::{Coordinator, Order};
+use crate::model::{ClusterState, Coordinator, Epoch, Order};
 
 /// How long the new manager may take to be in office: it brings its folder to the head first.
 const DONE_WITHIN: Duration = Duration::from_secs(60);
@@ -52,16 +52,20 @@ async fn run(
         // As above; the switch goes on.
         let _ = steps.send(Ok(SwitchoverStep { said, manager, epoch })).await;
     };
-    let before = view.state.borrow().as_ref().map_or(0, |state| state.epoch());
+    // Not what is applied here: where the log lags, the manager that goes may not be in office yet.
+    let confirmed = view.cluster.confirm().await.ok_or_else(|| {
+        ControlError::refused(
+            "no leader said in time who is manager now, so nothing was ordered",
+            "see `syncd status` for which candidates are not heard, then try again",
+        )
+    })?;
+    let before = confirmed.epoch();
     let ordered = view.cluster.order(Order::Switchover { to: order.to.clone() }).await?;
     tell(ordered.sentence, None, None).await;
     let deadline = Instant::now() + DONE_WITHIN;
     let mut appointed = None;
     loop {
-        let now = view.state.borrow().as_ref().and_then(|state| {
-            let current = state.appointment.as_ref().filter(|current| current.epoch > before)?;
-            Some((current.epoch, state.members.get(&current.manager)?.name.clone()))
-        });
+        let now = view.state.borrow().as_ref().and_then(|state| appointed_after(before, state));
         if let Some((epoch, name)) = &now
             && appointed != now
         {
@@ -78,14 +82,8 @@ async fn run(
             && status.epoch == Some(*epoch)
             && name == manager
         {
-            if order.to.as_ref().is_some_and(|to| to != name) {
-                let why = format!("{name} is manager now: it was the better choice when the office was free");
-                return Err(ControlError::refused(
-                    why,
-                    "see `syncd status` for what became of the other, then try again",
-                ));
-            }
-            tell(format!("{name} is manager now (epoch {epoch})"), Some(name.clone()), Some(*epoch)).await;
+            let last = last_step(order.to.as_deref(), name, *epoch)?;
+            tell(last.said, last.manager, last.epoch).await;
             return Ok(());
         }
         if Instant::now() >= deadline {
@@ -103,5 +101,58 @@ async fn run(
             ));
         }
         tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Who is appointed in a later epoch than `before`.
+fn appointed_after(before: Epoch, state: &ClusterState) -> Option<(Epoch, String)> {
+    let current = state.appointment.as_ref().filter(|current| current.epoch > before)?;
+    Some((current.epoch, state.members.get(&current.manager)?.name.clone()))
+}
+
+/// What is said once `name` is in office.
+fn last_step(ordered: Option<&str>, name: &str, epoch: Epoch) -> Result<SwitchoverStep, ControlError> {
+    if ordered.is_some_and(|to| to != name) {
+        // Not a refusal: the manager did change.
+        return Err(ControlError::critical(
+            format!("{name} is manager now: it was the better choice when the office was free"),
+            "see `syncd status` for what became of the other, then try again",
+        ));
+    }
+    let said = format!("{name} is manager now (epoch {epoch})");
+    Ok(SwitchoverStep { said, manager: Some(name.to_owned()), epoch: Some(epoch) })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::model::{Appointment, ClusterId, Member, Role, Seed};
+
+    #[test]
+    fn only_a_later_epoch_counts_as_the_new_manager() {
+        let member = Member {
+            name: "gw1".to_owned(),
+            address: String::new(),
+            role: Role::Candidate,
+            incarnation: [0; 16],
+        };
+        let members = BTreeMap::from([(1, member)]);
+        let mut state = ClusterState::new(ClusterId([0; 16]), members, [1].into(), Seed::Anyone);
+        assert_eq!(appointed_after(0, &state), None);
+        let lease = Duration::from_secs(1);
+        state.appointment = Some(Appointment { epoch: 5, replaced: 0, manager: 1, lease });
+        assert_eq!(appointed_after(5, &state), None, "the one that goes");
+        assert_eq!(appointed_after(4, &state), Some((5, "gw1".to_owned())));
+    }
+
+    #[test]
+    fn another_manager_than_the_ordered_one_is_no_refusal() {
+        for ordered in [None, Some("gw1")] {
+            assert_eq!(last_step(ordered, "gw1", 5).unwrap().manager.as_deref(), Some("gw1"));
+        }
+        assert!(last_step(Some("gw2"), "gw1", 5).unwrap_err().critical, "the manager changed");
     }
 }
