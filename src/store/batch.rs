@@ -103,7 +103,7 @@ impl<'a> Batch<'a> {
     /// # Errors
     /// When the base is not here, the changes do not lead to the digest, or a content is missing. Nothing is pinned then.
     pub fn pin(mut self, proposal: &Proposal) -> Result<Pinned, StoreError> {
-        let _turn = self.store.turn();
+        let _turn = self.store.turn()?;
         let chain = self.store.chain();
         let generation = &proposal.generation;
         let key = PinKey { epoch: generation.epoch, number: generation.number, digest: generation.digest };

@@ -97,6 +97,8 @@ pub(super) struct Chain {
     pub(super) pins: BTreeMap<PinKey, Arc<Pin>>,
     /// The adopted generations that can still be told: number to digest and the one before.
     pub(super) kept: BTreeMap<u64, (Digest, u64)>,
+    /// How often the index had been opened again when this was read from it.
+    pub(super) reopened: u64,
 }
 
 impl Chain {
@@ -116,6 +118,19 @@ impl Chain {
 
     fn find(&self, number: u64, digest: &Digest) -> Option<PinKey> {
         self.pins.keys().rev().find(|key| key.number == number && key.digest == *digest).copied()
+    }
+
+    /// The pin to be adopted next on the way to this generation: the oldest that it is built on and that is newer than
+    /// the head.
+    fn next_towards(&self, number: u64, digest: &Digest) -> Option<PinKey> {
+        let mut key = self.find(number, digest)?;
+        loop {
+            let pin = &self.pins[&key];
+            match pin.base_digest.and_then(|digest| self.find(pin.base, &digest)) {
+                Some(below) if below.number < key.number && self.is_ahead(below.number) => key = below,
+                _ => return Some(key),
+            }
+        }
     }
 
     /// The pins that nothing leads to any more once `adopted` replaced the whole history.
@@ -155,7 +170,7 @@ pub(super) struct View {
 impl Store {
     /// Reads the head and rebuilds the pins; the forest of each must have the digest that was promised.
     pub(super) fn load_chain(&self) -> Result<Chain, StoreError> {
-        let mut chain = Chain::default();
+        let mut chain = Chain { reopened: self.index().reopened(), ..Chain::default() };
         let head: Option<(u64, Digest)> = self.index().meta("head")?;
         self.index().read(|txn| {
             for item in txn.open_table(GENERATIONS)?.iter()? {
@@ -290,27 +305,43 @@ impl Store {
     /// # Errors
     /// [`StoreError::Backwards`] when a newer generation of the same history is the head; the head stays.
     pub fn adopt(&self, number: u64, digest: &Digest) -> Result<Option<Arc<Adopted>>, StoreError> {
-        let _turn = self.turn();
+        let _turn = self.turn()?;
         loop {
             let chain = self.chain();
             if chain.head_is(number, digest) {
                 return Ok(chain.head.clone());
             }
-            let Some(mut key) = chain.find(number, digest) else { return Ok(None) };
-            // Down to the oldest pin that this one is built on and that is newer than the head.
-            loop {
-                let pin = &chain.pins[&key];
-                let below = pin.base_digest.and_then(|digest| chain.find(pin.base, &digest));
-                match below {
-                    Some(below) if below.number < key.number && chain.is_ahead(below.number) => key = below,
-                    _ => break,
-                }
+            let Some(key) = chain.next_towards(number, digest) else { return Ok(None) };
+            match self.adopt_one(&chain, key)? {
+                Some(chain) => self.set_chain(chain),
+                None => self.catch_up()?,
             }
-            self.set_chain(self.adopt_one(&chain, key)?);
         }
     }
 
-    fn adopt_one(&self, chain: &Chain, key: PinKey) -> Result<Chain, StoreError> {
+    /// Only for whoever has the turn: a failed write loses what was adopted since the last durable change, and the index
+    /// was opened again without it. Its pin is back, and it is adopted anew; until then the former head stays.
+    ///
+    /// # Errors
+    /// When the index cannot be read or written.
+    pub(super) fn catch_up(&self) -> Result<(), StoreError> {
+        'again: while !self.is_current() {
+            let mut chain = self.load_chain()?;
+            if let Some(head) = self.head().as_ref().map(|head| &head.generation) {
+                while !chain.head_is(head.number, &head.digest)
+                    && let Some(key) = chain.next_towards(head.number, &head.digest)
+                {
+                    let Some(next) = self.adopt_one(&chain, key)? else { continue 'again };
+                    chain = next;
+                }
+            }
+            self.set_chain(chain);
+        }
+        Ok(())
+    }
+
+    /// None when the index was opened again since `chain` was read from it.
+    fn adopt_one(&self, chain: &Chain, key: PinKey) -> Result<Option<Chain>, StoreError> {
         let pin = Arc::clone(&chain.pins[&key]);
         let old = chain.head.clone();
         let replaces = pin.base_digest.is_none();
@@ -344,7 +375,7 @@ impl Store {
         self.count_churn(differing.len() as u64);
         // Its pin is durable and goes in the same step; what a crash takes back is adopted again from the log. The next
         // durable change, at the latest the record of the apply, makes this one durable too.
-        let dropped = self.index().write_later(|txn| {
+        let dropped = self.index().write_later(chain.reopened, |txn| {
             let steps = change_rows(txn, differing, |place| {
                 times.get(place).or_else(|| base_times.get(place)).copied().flatten()
             })?;
@@ -392,6 +423,7 @@ impl Store {
             put_meta(txn, "head", &(key.number, key.digest))?;
             Ok(dropped)
         })?;
+        let Some(dropped) = dropped else { return Ok(None) };
         let mut chain = chain.clone();
         for number in dropped {
             chain.kept.remove(&number);
@@ -399,7 +431,7 @@ impl Store {
         chain.kept.insert(key.number, (key.digest, before));
         chain.pins.retain(|other, _| *other != key && !orphans.contains(other));
         chain.head = Some(Arc::new(Adopted { generation, rules, forest: pin.forest.clone() }));
-        Ok(chain)
+        Ok(Some(chain))
     }
 
     /// Drops pins that can never be committed: those of an epoch before `epoch`, and those up to `number`. Only who has
@@ -409,7 +441,7 @@ impl Store {
     /// # Errors
     /// When the index cannot be written; all pins stay then.
     pub fn release(&self, epoch: Epoch, number: u64) -> Result<(), StoreError> {
-        let _turn = self.turn();
+        let _turn = self.turn()?;
         let chain = self.chain();
         let mut stay: BTreeSet<PinKey> = BTreeSet::new();
         for key in chain.pins.keys().filter(|key| key.epoch >= epoch && key.number > number) {

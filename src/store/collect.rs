@@ -166,7 +166,7 @@ impl Collector {
     /// Finds out which of the next contents nothing needs.
     fn look(&mut self, after: Option<[u8; 32]>, tries: u32) -> Result<Phase, StoreError> {
         let store = self.store.clone();
-        let _turn = (tries >= UNDISTURBED).then(|| store.turn());
+        let _turn = (tries >= UNDISTURBED || !store.is_current()).then(|| store.turn()).transpose()?;
         // Before the index is read: what was dropped from it in between only makes this see more as needed.
         let chain = store.chain();
         let (mut unneeded, last) = store.index().read(|txn| {
@@ -190,7 +190,7 @@ impl Collector {
         let all = unneeded.len();
         let rows: Vec<(ContentHash, Location)> = unneeded.iter().map(|(hash, at)| (*hash, *at)).collect();
         store.strike_needed(&chain, &mut unneeded)?;
-        let unchanged = || std::sync::Arc::ptr_eq(&chain, &store.chain());
+        let unchanged = || std::sync::Arc::ptr_eq(&chain, &store.chain()) && store.is_current();
         let Some(doomed) = store.0.holds.doom(unneeded.into_keys(), unchanged) else {
             return Ok(Phase::Look(after, tries + 1));
         };

@@ -4,6 +4,7 @@
 //! write until it is opened anew). Every change is one transaction, durable by itself unless it says otherwise.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock};
 
 use redb::{
@@ -43,12 +44,15 @@ pub(super) struct Index {
     path: PathBuf,
     /// None after a failed write, until it could be opened again.
     database: RwLock<Option<Database>>,
+    /// How often it was opened again: what was written for later before that may be lost. Changes under the lock alone.
+    reopened: AtomicU64,
 }
 
 impl Index {
     /// Opens the index, or creates it with all its tables.
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
-        let index = Self { path: path.to_owned(), database: RwLock::new(Some(open_database(path)?)) };
+        let database = RwLock::new(Some(open_database(path)?));
+        let index = Self { path: path.to_owned(), database, reopened: AtomicU64::new(0) };
         index.write(|txn| {
             txn.open_table(BLOBS)?;
             txn.open_table(PACKS)?;
@@ -92,40 +96,58 @@ impl Index {
         &self,
         write: impl FnOnce(&WriteTransaction) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        self.commit(Durability::Immediate, write)
-    }
-
-    /// The same, durable only with the next durable change: for what the log and the pins tell again after a crash.
-    pub(super) fn write_later<T>(
-        &self,
-        write: impl FnOnce(&WriteTransaction) -> Result<T, StoreError>,
-    ) -> Result<T, StoreError> {
-        self.commit(Durability::None, write)
-    }
-
-    fn commit<T>(
-        &self,
-        durability: Durability,
-        write: impl FnOnce(&WriteTransaction) -> Result<T, StoreError>,
-    ) -> Result<T, StoreError> {
         let guard = self.database.read().unwrap_or_else(PoisonError::into_inner);
         let Some(database) = &*guard else {
             drop(guard);
             self.reopen()?;
-            return self.commit(durability, write);
+            return self.write(write);
         };
-        let outcome = (|| {
-            let mut txn = database.begin_write()?;
-            txn.set_durability(durability)?;
-            let value = write(&txn)?;
-            txn.commit()?;
-            Ok(value)
-        })();
+        let outcome = commit(database, Durability::Immediate, write);
         drop(guard);
+        self.checked(outcome)
+    }
+
+    /// The same, durable only with the next durable change: for what the log and the pins tell again after a crash.
+    /// None, and nothing is written, when the index was opened again since `reopened`: what `write` goes by is lost.
+    pub(super) fn write_later<T>(
+        &self,
+        reopened: u64,
+        write: impl FnOnce(&WriteTransaction) -> Result<T, StoreError>,
+    ) -> Result<Option<T>, StoreError> {
+        let guard = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(database) = &*guard else {
+            drop(guard);
+            self.reopen()?;
+            return Ok(None);
+        };
+        if self.reopened() != reopened {
+            return Ok(None);
+        }
+        let outcome = commit(database, Durability::None, write);
+        drop(guard);
+        self.checked(outcome).map(Some)
+    }
+
+    fn checked<T>(&self, outcome: Result<T, StoreError>) -> Result<T, StoreError> {
         outcome.map_err(|error| match error {
             StoreError::Index(source) => self.after_failure(source),
             other => other,
         })
+    }
+
+    /// How often it was opened again after a failed write.
+    pub(super) fn reopened(&self) -> u64 {
+        self.reopened.load(Ordering::Acquire)
+    }
+
+    /// What a full disk leaves of it: all that is durable, opened again.
+    #[cfg(test)]
+    pub(super) fn pretend_failure(&self) {
+        let copy = self.path.with_extension("copy");
+        std::fs::copy(&self.path, &copy).unwrap();
+        *self.database.write().unwrap() = None;
+        std::fs::rename(&copy, &self.path).unwrap();
+        self.reopen().unwrap();
     }
 
     fn after_failure(&self, source: Box<redb::Error>) -> StoreError {
@@ -145,6 +167,7 @@ impl Index {
         let mut guard = self.database.write().unwrap_or_else(PoisonError::into_inner);
         if guard.is_none() {
             *guard = Some(open_database(&self.path)?);
+            self.reopened.fetch_add(1, Ordering::Release);
         }
         Ok(())
     }
@@ -169,6 +192,18 @@ impl Index {
             Ok(())
         })
     }
+}
+
+fn commit<T>(
+    database: &Database,
+    durability: Durability,
+    write: impl FnOnce(&WriteTransaction) -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    let mut txn = database.begin_write()?;
+    txn.set_durability(durability)?;
+    let value = write(&txn)?;
+    txn.commit()?;
+    Ok(value)
 }
 
 fn open_database(path: &Path) -> Result<Database, StoreError> {

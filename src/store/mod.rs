@@ -259,8 +259,16 @@ impl Store {
         *self.0.chain.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(chain);
     }
 
-    fn turn(&self) -> MutexGuard<'_, ()> {
-        self.0.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The right to change the chain, which is what the index says then.
+    fn turn(&self) -> Result<MutexGuard<'_, ()>, StoreError> {
+        let turn = self.0.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        self.catch_up()?;
+        Ok(turn)
+    }
+
+    /// Whether the index was not opened again since the chain was read from it.
+    fn is_current(&self) -> bool {
+        self.chain().reopened == self.index().reopened()
     }
 
     fn index(&self) -> &Index {

@@ -36,6 +36,10 @@ impl Store {
     /// # Errors
     /// Nothing is noted then.
     pub fn set_applied(&self, applied: &Applied, seconds: &[(Place, i64)]) -> Result<(), StoreError> {
+        if !self.is_current() {
+            // No record of what the index lost.
+            drop(self.turn()?);
+        }
         self.index().write(|txn| {
             put_meta(txn, "applied", applied)?;
             put_meta(txn, "applying", &None::<u64>)?;

@@ -649,3 +649,31 @@ fn what_its_own_rules_leave_out_is_in_no_generation() {
     assert!(matches!(pin(&bad, "a.xml"), Err(StoreError::BadRules { .. })));
     pin(&rules, "logs").unwrap();
 }
+
+/// A write that fails loses what was adopted and not durable yet; what comes next builds on what is there.
+#[test]
+fn a_failed_write_leaves_a_chain_that_the_next_start_can_read() {
+    let home = Home::new();
+    let rules = rules(&["r"]);
+    let all = [plain(&[]), plain(&[("a", "1"), ("b", "1")]), plain(&[("a", "2")]), plain(&[("a", "3")])];
+    let publish = |number: usize, store: &Store| {
+        let base = (number as u64 - 1, &all[number - 1]);
+        let proposal = proposal(1, number as u64, base, &rules, &all[number]);
+        pin(store, &proposal, &all[number]).unwrap();
+        store.adopt(number as u64, &proposal.generation.digest).unwrap().unwrap();
+    };
+    publish(1, &home.store);
+    publish(2, &home.store);
+    home.store.index().pretend_failure();
+    let lost: Option<(u64, Digest)> = home.store.index().meta("head").unwrap();
+    assert_eq!(lost.unwrap().0, 1, "the adoption was not durable");
+    assert_eq!(home.store.head().unwrap().generation.number, 2, "nobody sees it go back");
+    publish(3, &home.store);
+    let home = home.restart();
+    let head = home.store.head().unwrap();
+    assert_eq!((head.generation.number, &head.forest), (3, &forest(&rules, &all[3])));
+    assert_eq!(home.store.forest_of(2).unwrap(), Some(forest(&rules, &all[2])));
+    let numbers: Vec<u64> =
+        home.store.history(9).unwrap().iter().map(|entry| entry.generation.number).collect();
+    assert_eq!(numbers, [3, 2, 1]);
+}
