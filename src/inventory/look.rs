@@ -16,6 +16,8 @@ pub(super) struct Look<'a> {
     pub now: Instant,
     /// Why the first folder that has no watch can't be watched.
     pub unwatched: Option<WatchError>,
+    /// What is read in this root whatever is known of it.
+    pub anew: BTreeSet<ArtifactPath>,
     /// Whether a look at places found anything that was not told before. What this node wrote itself is seen twice: by
     /// its event, and by word of who wrote it.
     pub news: bool,
@@ -145,7 +147,8 @@ impl Look<'_> {
             self.gone(holding, draft, path);
             return false;
         }
-        match tree::observe(root, path, holding.seen.get(path)) {
+        let known = holding.seen.get(path).filter(|_| !self.anew.contains(path));
+        match tree::observe(root, path, known) {
             Observation::Absent | Observation::Skipped => {
                 self.gone(holding, draft, path);
                 true
@@ -169,6 +172,8 @@ impl Look<'_> {
             Observation::Failed(error) => {
                 self.news = true;
                 holding.busy.remove(path);
+                // Else the next look would go by its times and sizes, and take it for whole.
+                holding.seen.remove(path);
                 holding.failed.insert(path.clone(), with_causes(&error));
                 false
             }
@@ -193,7 +198,7 @@ impl Look<'_> {
         }
         let cache = |path: &ArtifactPath| {
             self.meter.count("scanning", 0);
-            holding.seen.get(path).cloned()
+            holding.seen.get(path).filter(|_| !self.anew.contains(path)).cloned()
         };
         let mut enter = |entered: Entered<'_>| {
             if let Some(watcher) = self.watcher
@@ -244,6 +249,7 @@ impl Look<'_> {
         }
         for (path, error) in &walk.failed {
             if let Some(path) = path {
+                holding.seen.remove(path);
                 holding.failed.insert(path.clone(), with_causes(error));
             }
         }
@@ -288,6 +294,7 @@ impl Look<'_> {
     fn busy(&mut self, holding: &mut Holding, path: ArtifactPath) {
         self.news = true;
         holding.failed.remove(&path);
+        holding.seen.remove(&path);
         holding.busy.entry(path).or_insert_with(|| Busy::since(self.now)).looked_at(Instant::now());
     }
 }
@@ -360,6 +367,7 @@ mod tests {
             watcher: None,
             now: Instant::now(),
             unwatched: None,
+            anew: BTreeSet::new(),
             news: false,
             meter: &Meter::default(),
         };

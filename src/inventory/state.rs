@@ -167,10 +167,11 @@ impl State {
         if job.poll {
             self.add_unwatched(&mut places);
         }
+        let mut anew: BTreeMap<RootName, BTreeSet<ArtifactPath>> = BTreeMap::new();
         for Place { root, path } in job.reread {
-            if let Some(holding) = self.holdings.get_mut(&root) {
-                holding.seen.remove(&path);
-                places.entry(root).or_default().places.insert(path);
+            if self.holdings.contains_key(&root) {
+                places.entry(root.clone()).or_default().places.insert(path.clone());
+                anew.entry(root).or_default().insert(path);
             }
         }
         let mut applied = by_root(job.applied);
@@ -178,8 +179,11 @@ impl State {
         let meter = self.meter.clone();
         // How much there is nobody knows before it was walked.
         let _scanning = walk.then(|| meter.begin("scanning", None, None));
-        let mut look = Look { watcher: watcher.as_deref(), now, unwatched: None, news: false, meter: &meter };
+        let watcher = watcher.as_deref();
+        let mut look =
+            Look { watcher, now, unwatched: None, anew: BTreeSet::new(), news: false, meter: &meter };
         for (name, holding) in &mut self.holdings {
+            look.anew = anew.remove(name).unwrap_or_default();
             let Due { mut places, deep, whole } = places.remove(name).unwrap_or_default();
             if walk || whole || holding.wants_walk {
                 look.walk_root(holding);

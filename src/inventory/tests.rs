@@ -561,3 +561,21 @@ async fn without_any_watch_everything_is_polled() {
     let unwatched = state.observed().unwatched.unwrap();
     assert_eq!((unwatched.folders, unwatched.setting), (5, Some("fs.inotify.max_user_instances")));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reading_all_anew_is_no_news_unless_something_is_different() {
+    let mut rig = Rig::ready(|root| {
+        (0..200).for_each(|n| fs::write(root.join(format!("f{n:03}")), "x").unwrap());
+    })
+    .await;
+    let mut told = Vec::new();
+    let mut report = |_: Reread| {
+        told.push(rig.observed.has_changed().unwrap());
+        rig.observed.mark_unchanged();
+        std::ops::ControlFlow::Continue(())
+    };
+    let seen = rig.handle.verify_with(&mut report).await.unwrap();
+    assert_eq!(seen.forest.iter().count(), 200);
+    // The first one tells of the walk.
+    assert!(told.len() > 2 && told.iter().skip(1).all(|news| !news), "{told:?}");
+}
