@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use crate::inspect::content::Mender;
 use crate::inspect::told::{Damage, Progress, Told};
 use crate::inventory::{InventoryHandle, Observed, Reread};
-use crate::model::{ContentHash, Entry, Place};
+use crate::model::{ContentHash, Entry, Place, with_causes};
 use crate::rpc::{SLOW, send_within};
 use crate::store::{Adopted, Store, StoreError};
 
@@ -66,7 +66,7 @@ pub(super) async fn store(
         let found = tokio::task::spawn_blocking(move || check(&own, &list))
             .await
             .map_err(|error| error.to_string())?
-            .map_err(|error| format!("the store can't be read: {error}"))?;
+            .map_err(|error| format!("the store can't be read: {}", with_causes(&error)))?;
         for (hash, size, place, what) in found {
             damaged += 1;
             let replaced_from = mender.mend(&hash, size, &place).await;
@@ -109,7 +109,8 @@ fn contents(head: &Adopted) -> Vec<(ContentHash, u64, Place)> {
 
 type Damaged = Vec<(ContentHash, u64, Place, String)>;
 
-/// Reads some contents to their ends. A damaged one is forgotten, so that it counts as missing.
+/// Reads some contents to their ends. A damaged one is forgotten, so that it counts as missing; one that the disk did
+/// not give out is not.
 fn check(store: &Store, contents: &[(ContentHash, u64, Place)]) -> Result<Damaged, StoreError> {
     let mut damaged = Vec::new();
     for (hash, size, place) in contents {
@@ -117,7 +118,14 @@ fn check(store: &Store, contents: &[(ContentHash, u64, Place)]) -> Result<Damage
             Ok(mut blob) => match io::copy(&mut blob, &mut io::sink()) {
                 Ok(read) if read == *size => continue,
                 Ok(read) => format!("it has {read} bytes instead of {size}"),
-                Err(error) => error.to_string(),
+                Err(source) => {
+                    let what = source.to_string();
+                    let error = StoreError::Source { hash: *hash, source };
+                    if !error.is_damage() {
+                        return Err(error);
+                    }
+                    what
+                }
             },
             Err(error @ (StoreError::Damaged { .. } | StoreError::Missing { .. })) => error.to_string(),
             Err(error) => return Err(error),

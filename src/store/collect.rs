@@ -268,9 +268,7 @@ impl Collector {
                 };
                 match appended {
                     Ok(to) => moves.push((hash, from, to)),
-                    Err(
-                        StoreError::Damaged { .. } | StoreError::Mismatch { .. } | StoreError::Source { .. },
-                    ) => store.forget(&hash)?,
+                    Err(error) if error.is_damage() => store.forget(&hash)?,
                     Err(error) => return Err(error),
                 }
             }

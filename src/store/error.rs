@@ -157,6 +157,19 @@ impl StoreError {
         matches!(self, Self::NoSpace { .. })
     }
 
+    /// Whether a content itself is not what it should be, so that it has to be fetched again. A read that failed
+    /// otherwise says nothing about it, and may succeed later.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Damaged { .. } | Self::Mismatch { .. } => true,
+            Self::Source { source, .. } => {
+                matches!(source.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
+            }
+            _ => false,
+        }
+    }
+
     pub(super) fn io(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| match source.kind() {
