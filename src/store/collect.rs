@@ -7,12 +7,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use redb::ReadableTable;
 
 use crate::crash;
-use crate::model::{ContentHash, unix_ms};
+use crate::model::{ContentHash, unix_ms, with_causes};
 use crate::store::blob::Blob;
 use crate::store::chain::Chain;
 use crate::store::index::{BLOBS, COMMITTED, PACKS, STEPS, decode};
@@ -34,6 +36,8 @@ const WASTE_BYTES_MIN: u64 = 128 << 10;
 const CHURN_MIN: u64 = 256;
 /// After this many looks that a publish came in between, publishes wait for one.
 const UNDISTURBED: u32 = 4;
+/// When packs that a cycle had to leave as they are get another one, whatever came or went meanwhile.
+const SKIPPED_AGAIN: Duration = Duration::from_secs(60);
 /// How often what applying noted is looked through.
 const SECONDS_EVERY_MS: i64 = 24 * 3600 * 1000;
 
@@ -56,7 +60,7 @@ pub struct Collector {
     packs: BTreeMap<u32, Pack>,
     seen: u64,
     churn: u64,
-    /// A pack was being written when it was to be emptied: another cycle is due then.
+    /// A pack was being written, or could not be emptied: another cycle is due a while later.
     skipped: bool,
     done: Collected,
 }
@@ -83,7 +87,9 @@ impl Store {
     #[must_use]
     pub fn is_collection_due(&self) -> bool {
         let contents = self.0.contents.load(Ordering::Relaxed);
+        let again = *self.0.collect_again.lock().unwrap_or_else(PoisonError::into_inner);
         self.0.churn.load(Ordering::Relaxed) >= CHURN_MIN.max(contents / 8)
+            || again.is_some_and(|again| again <= Instant::now())
     }
 
     /// Begins a cycle; one at a time.
@@ -153,10 +159,17 @@ impl Collector {
             }
             Phase::Copy { pack, at, length, rest } => {
                 self.phase = Phase::Copy { pack, at, length, rest: Vec::new() };
-                let next = self.copy(pack, at, length)?;
-                self.phase = match next {
-                    Some(at) => Phase::Copy { pack, at, length, rest },
-                    None => Phase::Empty(rest),
+                self.phase = match self.copy(pack, at, length) {
+                    Ok(Some(at)) => Phase::Copy { pack, at, length, rest },
+                    Ok(None) => Phase::Empty(rest),
+                    Err(error) if error.is_fatal() => return Err(error),
+                    // On a full disk another pack may go without a copy; a pack that can't be read stays.
+                    Err(error) => {
+                        tracing::warn!(pack, error = with_causes(&error), "a pack could not be emptied");
+                        self.skipped = true;
+                        self.store.packs().unclaim(pack);
+                        Phase::Empty(rest)
+                    }
                 };
             }
         }
@@ -213,15 +226,15 @@ impl Collector {
             return Phase::Look(after, 0);
         }
         let waste = |pack: &Pack| pack.length.saturating_sub(pack.needed);
-        let mut wasteful: Vec<(u64, u32)> = self
+        // Those of which nothing is needed go first: that takes no room, and makes some for the others.
+        let mut wasteful: Vec<(bool, u64, u32)> = self
             .packs
             .iter()
-            .map(|(number, pack)| (waste(pack), pack.length, *number))
-            .filter(|(waste, length, _)| *waste >= WASTE_BYTES_MIN && waste * 3 >= *length)
-            .map(|(waste, _, number)| (waste, number))
+            .filter(|(_, pack)| waste(pack) >= WASTE_BYTES_MIN && waste(pack) * 3 >= pack.length)
+            .map(|(number, pack)| (pack.needed == 0, waste(pack), *number))
             .collect();
         wasteful.sort_unstable();
-        Phase::Empty(wasteful.into_iter().map(|(_, number)| number).collect())
+        Phase::Empty(wasteful.into_iter().map(|(.., number)| number).collect())
     }
 
     fn remove(&mut self, garbage: &[(ContentHash, Location)]) -> Result<(), StoreError> {
@@ -255,7 +268,8 @@ impl Collector {
         let (next, needed) = self.needed_from(pack, at, length)?;
         if !needed.is_empty() {
             let bytes: u64 = needed.iter().map(|(_, from)| from.size).sum();
-            store.packs().room_for(bytes, store.reserve())?;
+            // It gives room back in the end, so it may use some of what additions leave.
+            store.packs().room_for(bytes, store.reserve() / 2)?;
             let mut writer = store.packs().writer()?;
             let mut moves = Vec::with_capacity(needed.len());
             for (hash, from) in needed {
@@ -340,9 +354,9 @@ impl Collector {
 
     fn finish(&mut self) -> Result<Collected, StoreError> {
         self.store.0.contents.store(self.seen, Ordering::Relaxed);
-        if !self.skipped {
-            self.store.0.churn.fetch_sub(self.churn, Ordering::Relaxed);
-        }
+        self.store.0.churn.fetch_sub(self.churn, Ordering::Relaxed);
+        *self.store.0.collect_again.lock().unwrap_or_else(PoisonError::into_inner) =
+            self.skipped.then(|| Instant::now() + SKIPPED_AGAIN);
         let now = unix_ms();
         if now - self.store.0.pruned_ms.load(Ordering::Relaxed) >= SECONDS_EVERY_MS {
             self.store.0.pruned_ms.store(now, Ordering::Relaxed);

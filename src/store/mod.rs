@@ -11,6 +11,7 @@ use std::io::Read;
 use std::path::Path;
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use redb::ReadableTable;
 
@@ -66,6 +67,8 @@ struct Inner {
     holds: Holds,
     /// Contents that came or may have become unneeded since the last collection.
     churn: AtomicU64,
+    /// When a collection is due although little came or went: the last one left something over.
+    collect_again: Mutex<Option<Instant>>,
     /// How many contents the last collection left.
     contents: AtomicU64,
     /// What an addition asked for in vain, in bytes; 0 once there is room.
@@ -107,6 +110,7 @@ impl Store {
             holds: Holds::default(),
             // What an earlier process left is unknown: the first collection is due.
             churn: AtomicU64::new(u64::from(u32::MAX)),
+            collect_again: Mutex::default(),
             contents: AtomicU64::new(0),
             wanted: AtomicU64::new(0),
             pruned_ms: AtomicI64::new(unix_ms()),

@@ -368,3 +368,47 @@ fn publishing_reading_and_collecting_at_once() {
         assert!(collecting.join().unwrap() > 0);
     });
 }
+
+#[test]
+fn a_full_disk_gets_back_what_needs_no_copy() {
+    let rig = Rig::new(1);
+    let (small, long, longer) = ("s".repeat(9000), "x".repeat(300 << 10), "y".repeat(600 << 10));
+    let put = |batch: &mut crate::store::Batch<'_>, text: &str| {
+        batch.put(&hash(text), text.len() as u64, &mut text.as_bytes()).unwrap();
+    };
+    let (mut one, mut two) = (rig.store.batch(), rig.store.batch());
+    put(&mut one, &small);
+    put(&mut one, &longer);
+    put(&mut two, &long);
+    one.sync().unwrap();
+    two.sync().unwrap();
+    let _hold = rig.store.hold([hash(&small)]);
+    drop((one, two));
+    rig.store.pretend_full();
+    let done = rig.collect();
+    assert_eq!((done.contents, done.packs), (2, 1));
+    assert_eq!(read(&rig.store, &hash(&small)).unwrap(), small.as_bytes());
+    assert!(!rig.store.is_collection_due(), "what there is no room for waits");
+}
+
+#[test]
+fn a_pack_that_is_being_written_keeps_no_collection_busy() {
+    let rig = Rig::new(1);
+    let long = "x".repeat(300 << 10);
+    let put = |batch: &mut crate::store::Batch<'_>, text: &str| {
+        batch.put(&hash(text), text.len() as u64, &mut text.as_bytes()).unwrap();
+    };
+    let mut batch = rig.store.batch();
+    put(&mut batch, &long);
+    batch.sync().unwrap();
+    drop(batch);
+    let mut writer = rig.store.batch();
+    put(&mut writer, "more");
+    let done = rig.collect();
+    assert_eq!((done.contents, done.packs), (1, 0));
+    assert!(!rig.store.is_collection_due());
+    assert!(rig.store.0.collect_again.lock().unwrap().is_some(), "it is due later");
+    drop(writer);
+    assert_eq!(rig.collect().packs, 1);
+    assert!(rig.store.0.collect_again.lock().unwrap().is_none());
+}
