@@ -165,11 +165,27 @@ async fn vote_no_more(shared: &Shared, name: &str) -> Option<Ordered> {
     if shared.members.try_send(MemberRequest::Remove(name.to_owned(), reply)).is_err() {
         return Some(Ordered::NotAsked("too many questions wait for the leader".to_owned()));
     }
-    match tokio::time::timeout(WRITE_MAX, done).await {
-        Ok(Ok(Ok(()))) => None,
-        Ok(Ok(Err(refusal))) => Some(Ordered::Refused(refusal)),
-        // It may vote no more, and yet be a member.
-        Ok(Err(_)) => Some(Ordered::NotAsked("this node does not lead any more".to_owned())),
-        Err(_) => Some(Ordered::NotAsked(format!("{name} votes still"))),
+    ended(name, tokio::time::timeout(WRITE_MAX, done).await.ok().and_then(Result::ok))
+}
+
+/// How a removal ended by what the leader said of it; none when the member's place is to be taken out now.
+fn ended(name: &str, said: Option<Result<(), Refusal>>) -> Option<Ordered> {
+    match said {
+        Some(Ok(())) => None,
+        Some(Err(refusal)) => Some(Ordered::Refused(refusal)),
+        // It was begun: the member may vote no more already, or soon.
+        None => Some(Ordered::Unknown(format!("{name} is not yet known to vote no more"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_removal_that_was_begun_is_not_said_to_be_refused() {
+        assert!(matches!(ended("gw2", None), Some(Ordered::Unknown(_))));
+        assert!(matches!(ended("gw2", Some(Err(Refusal::new("why", "what")))), Some(Ordered::Refused(_))));
+        assert_eq!(ended("gw2", Some(Ok(()))), None);
     }
 }

@@ -19,6 +19,9 @@ const LOOK_LED: Duration = Duration::from_secs(30);
 /// An election takes less than this: before, nobody need be told who is missing.
 const LOST_AFTER: Duration = Duration::from_secs(5);
 
+/// How old the newest entry's place may be that is said to others.
+const LAST_FOR: Duration = Duration::from_millis(250);
+
 /// Keeps what the standing says of the quorum and of a successor, until `stop`.
 pub(super) async fn keep_outlook(shared: Arc<Shared>, stop: CancellationToken) {
     let mut lost_since: Option<Instant> = None;
@@ -77,8 +80,21 @@ fn quorum_is(shared: &Shared, lost: Option<LostQuorum>) {
     });
 }
 
-/// Term and index of this node's newest entry; zeros when there is none, or it can't be read now.
+/// Term and index of this node's newest entry, as they were within the last [`LAST_FOR`]; zeros when there is none, or
+/// it can't be read now. Anybody may ask for it, so that it is read no more often than that.
 pub(super) async fn own_last(shared: &Shared) -> (u64, u64) {
+    let mut last = shared.last.lock().await;
+    match *last {
+        Some((at, known)) if at.elapsed() < LAST_FOR => known,
+        _ => {
+            let read = read_last(shared).await;
+            *last = Some((Instant::now(), read));
+            read
+        }
+    }
+}
+
+async fn read_last(shared: &Shared) -> (u64, u64) {
     let db = Weak::clone(&shared.db);
     let read = blocking(move || match db.upgrade() {
         Some(db) => Ok(db.last_id()?.map_or((0, 0), |id| (id.leader_id.term, id.index))),

@@ -54,6 +54,9 @@ const REMEMBER_EVERY: (Duration, Duration) = (Duration::from_secs(1), Duration::
 /// A clone tries again and again; one that is not heard for this long is gone.
 const CLONE_GONE: Duration = Duration::from_secs(10);
 
+/// No data folder was started more often: whoever says so would bar itself for ever.
+const STARTS_MAX: u64 = 1 << 32;
+
 /// The most that was heard of a member.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Seen {
@@ -65,7 +68,7 @@ pub(super) struct Seen {
 
 impl Seen {
     fn start(&mut self, starts: u64, process: u64) {
-        if starts > self.starts {
+        if starts > self.starts && starts <= STARTS_MAX {
             (self.starts, self.process) = (starts, process);
         }
     }
@@ -129,10 +132,19 @@ pub(super) async fn answer(
         ..JoinRequest::default()
     });
     let presented = presented.map_err(Status::invalid_argument)?;
-    let is_elsewhere = |other: HelloReply| {
-        other.cluster_id == own.cluster.0[..] && other.node_id == id && other.process != request.process
+    let is_this = |other: &HelloReply| other.cluster_id == own.cluster.0[..] && other.node_id == id;
+    let Ok(_turn) = shared.probing.try_acquire() else {
+        return Err(Status::resource_exhausted("too many present themselves at once"));
     };
-    if probe(shared, &member.address).await.is_some_and(is_elsewhere) {
+    let (at_home, there) = if member.address == presented.address {
+        let there = probe(shared, &member.address).await;
+        (there.clone(), there)
+    } else {
+        tokio::join!(probe(shared, &member.address), probe(shared, &presented.address))
+    };
+    // Anybody may call this: what it says counts once whoever listens where it says that it is says so, too.
+    let is_proved = there.is_some_and(|other| is_this(&other) && other.process == request.process);
+    if at_home.is_some_and(|other| is_this(&other) && other.process != request.process) {
         let host = from.map_or_else(String::new, |from| format!(" (speaking from {})", from.ip()));
         let why = format!(
             "the data folder of {} runs twice: at {} and at {}{host}",
@@ -147,7 +159,7 @@ pub(super) async fn answer(
         let mut all = shared.all_seen();
         let seen = all.entry(id).or_default();
         let before = *seen;
-        if !is_set_back(before, request.starts, request.process, request.log_index) {
+        if is_proved && !is_set_back(before, request.starts, request.process, request.log_index) {
             // At once: whoever comes next from an older state of the same data folder may come soon.
             seen.start(request.starts, request.process);
         }
@@ -162,7 +174,7 @@ pub(super) async fn answer(
         return problem(ROLLED_BACK, why);
     }
     let has_moved = member.address != presented.address || member.role != presented.role;
-    if has_moved && shared.serving.borrow().is_some() {
+    if has_moved && is_proved && shared.serving.borrow().is_some() {
         // Dropped when too much waits: it presents itself again until it is so.
         drop(shared.members.try_send(MemberRequest::Move(id, presented)));
     }
@@ -362,10 +374,15 @@ pub(super) async fn watch(shared: Arc<Shared>, own: Own, running: CancellationTo
         }
         let confirmed = shared.standing.borrow().confirmed;
         let member = shared.state.borrow().as_ref().and_then(|state| state.members.get(&own.node).cloned());
+        let is_member = member.is_some();
         let is_at_home = member.is_none_or(|member| {
             member.address == shared.config.address && member.role == shared.config.role
         });
         if confirmed && is_at_home {
+            if is_member {
+                // It has its new place.
+                shared.note(ROLLED_BACK, None);
+            }
             continue;
         }
         // Its log runs, so it can't be set back; it may only have gone.
@@ -415,7 +432,12 @@ pub(super) async fn remember(
 }
 
 fn learn(seen: &mut AllSeen, heard: &Heard, state: &ClusterState) {
-    for instance in heard.values().filter_map(|heard| heard.report.instance.as_ref()) {
+    for (name, heard) in heard {
+        let Some(instance) = &heard.report.instance else { continue };
+        // Each says how it is itself, and nobody how another is.
+        if state.members.get(&instance.node).is_none_or(|member| member.name != *name) {
+            continue;
+        }
         let known = seen.entry(instance.node).or_default();
         known.start(instance.starts, instance.process);
         // No more than this node knows to be committed: a peer's word must not bar another for ever.
@@ -465,6 +487,26 @@ mod tests {
         );
         assert!(may(9, &[reply(2, "")], 0), "a worker");
         assert!(!may(9, &[], 100));
+    }
+
+    #[test]
+    fn a_report_says_nothing_of_another_node() {
+        use crate::cluster::appoint::tests::{ms, report, state};
+        use crate::model::{HeardReport, Instance};
+        let mut state = state(3);
+        state.applied_index = 50;
+        let said = |by: NodeId, of: NodeId, starts: u64| {
+            let instance = Instance { node: of, process: 7, starts, applied: 90, holds: None };
+            let report = crate::model::NodeReport { instance: Some(instance), ..report(by) };
+            (state.members[&by].name.clone(), HeardReport { report, at: ms(1) })
+        };
+        let mut seen = AllSeen::new();
+        learn(&mut seen, &[said(2, 3, 1000), said(3, 9, 5)].into(), &state);
+        assert!(seen.is_empty(), "{seen:?}");
+        learn(&mut seen, &[said(2, 2, 4)].into(), &state);
+        assert_eq!(seen[&2], Seen { starts: 4, process: 7, applied: 50 });
+        learn(&mut seen, &[said(2, 2, u64::MAX)].into(), &state);
+        assert_eq!(seen[&2].starts, 4, "it would never be believed again");
     }
 
     fn own(node: NodeId, founders: Option<u64>) -> Own {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::cluster::appoint::{Answer, Ask};
@@ -90,6 +90,10 @@ pub(super) struct Shared {
     pub(super) seen: Mutex<AllSeen>,
     /// When a copy of a member's data folder was last found running.
     pub(super) cloned: Mutex<Option<Instant>>,
+    /// Whoever presents itself is looked for, a few at a time.
+    pub(super) probing: Semaphore,
+    /// Term and index of the newest entry, and when they were read.
+    pub(super) last: tokio::sync::Mutex<Option<(Instant, (u64, u64))>>,
     pub(super) peers: Peers,
     pub(super) own: watch::Sender<Option<Own>>,
     pub(super) raft: watch::Sender<Option<RaftSlot>>,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use openraft::{Config, SnapshotPolicy};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::confirm::keep_standing;
@@ -37,6 +37,8 @@ const KEPT_BEHIND: u64 = 500;
 const ENTRIES_MAX: u64 = 256;
 /// How long the log's core may take to stop.
 const STOP_MAX: Duration = Duration::from_secs(5);
+/// Members that are looked for at the same time because they presented themselves.
+const PROBES: usize = 32;
 /// Questions that may wait for a task.
 const QUEUE: usize = 256;
 
@@ -82,6 +84,8 @@ impl Cluster {
             incarnation: watch::Sender::new(db.incarnation()?),
             seen: Mutex::new(db.get(SEEN)?.unwrap_or_default()),
             cloned: Mutex::new(None),
+            probing: Semaphore::new(PROBES),
+            last: tokio::sync::Mutex::new(None),
             starts: db.count_start()?,
             process: u64::from_le_bytes(std::array::from_fn(|at| drawn[at])),
             config,
