@@ -169,12 +169,12 @@ impl RaftDb {
         }
     }
 
-    /// Whether this node ever voted or wrote an entry.
+    /// Whether this node ever wrote an entry. A vote alone binds nobody: its cluster has formed only if another
+    /// majority did without this node.
     pub(super) fn has_log(&self) -> Result<bool, ClusterError> {
         let purged: Option<LogId> = self.get(PURGED)?;
         let applied: Option<Applied> = self.get(APPLIED)?;
         Ok(purged.is_some()
-            || self.get::<Vote>(VOTE)?.is_some()
             || self.last_entry()?.is_some()
             || applied.is_some_and(|applied| applied.last_applied.is_some()))
     }
@@ -234,15 +234,21 @@ impl RaftDb {
         Ok(drawn)
     }
 
-    /// Stores who this node is from now on, unless it has a log already: then false, and nothing is changed.
+    /// Stores who this node is from now on, unless it has a log already: then false, and nothing is changed. A vote
+    /// that it gave as somebody else goes with that.
     pub(super) fn adopt(&self, own: &Own) -> Result<bool, ClusterError> {
         if self.has_log()? {
             return Ok(false);
         }
+        let stays =
+            self.get::<Own>(OWN)?.is_some_and(|known| (known.cluster, known.node) == (own.cluster, own.node));
         // Nothing can come between: a log is written only in transactions that find the same identity, see `bound`.
         self.write(Keep::Durable, |writer| {
-            if writer.has(VOTE)? || writer.last_index()?.is_some() {
+            if writer.last_index()?.is_some() {
                 return Ok(false);
+            }
+            if !stays {
+                writer.take_out(VOTE)?;
             }
             writer.put(OWN, own)?;
             Ok(true)
@@ -307,12 +313,6 @@ impl Writer<'_> {
         let mut table = self.transaction.open_table(META).map_err(|error| self.db.failed("write", error))?;
         table.remove(key.name).map_err(|error| self.db.failed("write", error))?;
         Ok(())
-    }
-
-    fn has(&self, key: Key) -> Result<bool, ClusterError> {
-        let table = self.transaction.open_table(META).map_err(|error| self.db.failed("write", error))?;
-        let found = table.get(key.name).map_err(|error| self.db.failed("write", error))?;
-        Ok(found.is_some())
     }
 
     fn last_index(&self) -> Result<Option<u64>, ClusterError> {

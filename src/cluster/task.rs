@@ -140,10 +140,11 @@ impl ClusterTask {
     /// When the log's core stopped or the store failed: the process must end, for nothing here may be tried again.
     pub async fn run(self, stop: CancellationToken) -> Result<(), ClusterError> {
         let Self { shared, db, own, requests, members, orders, asks } = self;
-        let has_log = shared.has_log.load(Ordering::Acquire);
+        // A log without a state is one of a cluster that may never have formed.
+        let has_state = shared.state.borrow().is_some();
         let own = match own {
             // One that forms yet is looked at there.
-            Some(own) if has_log || own.record.is_none() => {
+            Some(own) if has_state || own.record.is_none() => {
                 let looking = stop.child_token();
                 let kept = tokio::select! {
                     kept = place::keep(&shared, &db, &own, &stop) => kept?,
@@ -167,9 +168,9 @@ impl ClusterTask {
             }
             own => own,
         };
-        let has_log = shared.has_log.load(Ordering::Acquire);
+        let has_state = shared.state.borrow().is_some();
         let started = match own {
-            Some(own) if has_log || own.record.is_none() => {
+            Some(own) if has_state || own.record.is_none() => {
                 drop(orders);
                 let raft = start_raft(&shared, &db, &own).await?;
                 Some((own, raft))

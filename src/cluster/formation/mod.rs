@@ -115,6 +115,14 @@ impl Formation {
             return Ok(());
         }
         let Some(heard) = stop.run_until_cancelled(self.greet()).await else { return Ok(()) };
+        if self.raft.is_none() && self.shared.has_log.load(Ordering::Acquire) {
+            // Entries that it wrote with too few of those who were to form its cluster.
+            if self.own.as_ref().is_some_and(|own| plan::is_overtaken(own.cluster, &heard)) {
+                tracing::warn!("another cluster formed without this node's, whose log is given up");
+                self.start_over().await?;
+            }
+            return Ok(());
+        }
         let here = Here {
             config: &self.shared.config,
             incarnation: *self.shared.incarnation.borrow(),
@@ -206,17 +214,23 @@ impl Formation {
         if self.own.as_ref() == Some(&own) {
             return Ok(true);
         }
-        if let Some(raft) = self.raft.take() {
-            self.shared.raft.send_replace(None);
-            task::shut_down(&raft).await;
-        }
+        let ran = self.shut_down().await;
         let (db, stored) = (Arc::clone(&self.db), own.clone());
         let adopted = blocking(move || db.adopt(&stored)).await?;
-        let current = if adopted { Some(own) } else { self.own.clone() };
-        if let Some(current) = current {
-            self.start(current).await?;
+        match self.own.clone() {
+            _ if adopted => self.start(own).await?,
+            Some(current) if ran => self.start(current).await?,
+            _ => {}
         }
         Ok(adopted)
+    }
+
+    /// Ends the log's core; whether it ran.
+    async fn shut_down(&mut self) -> bool {
+        let Some(raft) = self.raft.take() else { return false };
+        self.shared.raft.send_replace(None);
+        task::shut_down(&raft).await;
+        true
     }
 
     async fn start(&mut self, own: Own) -> Result<(), ClusterError> {
@@ -407,11 +421,8 @@ impl Formation {
     }
 
     async fn joined(&mut self, own: Own) -> Result<(), ClusterError> {
-        if let Some(raft) = self.raft.take() {
-            // A record that never came to a log gives way to a cluster that has one.
-            self.shared.raft.send_replace(None);
-            task::shut_down(&raft).await;
-        }
+        // A record that never came to a log gives way to a cluster that has one.
+        let ran = self.shut_down().await;
         let (db, stored) = (Arc::clone(&self.db), own.clone());
         if blocking(move || db.adopt(&stored)).await? {
             self.shared.note(DUPLICATE, None);
@@ -419,6 +430,11 @@ impl Formation {
             self.shared.own.send_replace(Some(own.clone()));
             self.own = Some(own);
             self.presenting = Instant::now();
+        } else if let Some(current) = self.own.clone() {
+            tracing::warn!(cluster = %current.cluster, "the log holds something now, so it is kept; it is asked again");
+            if ran {
+                self.start(current).await?;
+            }
         }
         Ok(())
     }

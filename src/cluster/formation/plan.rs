@@ -208,6 +208,19 @@ fn strangers(config: &ClusterConfig, heard: &[(ListedNode, Heard)]) -> Option<St
     })
 }
 
+/// Whether another cluster formed while the log of `own` came to no state, and nobody says that `own` formed too.
+pub(super) fn is_overtaken(own: ClusterId, heard: &[(ListedNode, Heard)]) -> bool {
+    let formed = |is_own: bool| {
+        heard.iter().any(|(_, heard)| match heard {
+            Heard::Answered(Greeting { cluster: Some(cluster), is_formed, .. }) => {
+                *is_formed && (*cluster == own) == is_own
+            }
+            Heard::Answered(_) | Heard::Silent(_) => false,
+        })
+    };
+    formed(false) && !formed(true)
+}
+
 /// Some peers have a log.
 fn meet(here: &Here<'_>, formed: &[(&ListedNode, &Greeting)]) -> Step {
     if let Some(own) = here.own

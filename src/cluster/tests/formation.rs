@@ -1,8 +1,11 @@
 //! From empty folders to a cluster, and what bars it.
 
+use std::collections::BTreeMap;
+
 use super::*;
-use crate::cluster::db::RaftDb;
-use crate::cluster::types::{FormationRecord, Founder, Own};
+use crate::cluster::db::{Keep, RaftDb, VOTE};
+use crate::cluster::record::{self, Kind};
+use crate::cluster::types::{Entry, FormationRecord, Founder, LogId, Own, PeerNode, Vote};
 use crate::model::{ClusterId, Member};
 
 const THREE: [Role; 3] = [Role::Candidate; 3];
@@ -174,6 +177,46 @@ async fn a_voter_set_back_to_before_its_log_takes_no_part_under_its_former_id() 
         assert_ne!(net.id(1), before, "with its record: {with_record}");
         net.stop_all().await;
     }
+}
+
+/// A vote that a node gave in the cluster of a record, and an entry of its log.
+fn store_log(net: &Net, at: usize, with_entry: bool) {
+    let db = RaftDb::open(&net.nodes[at].config.db_path).unwrap();
+    let members: BTreeMap<NodeId, PeerNode> = (1..)
+        .zip(&net.nodes)
+        .map(|(id, node)| {
+            (id, PeerNode { name: node.config.node_name.clone(), address: node.config.address.clone() })
+        })
+        .collect();
+    db.write(Keep::Durable, |writer| {
+        writer.put(VOTE, &Vote::new(1, 1))?;
+        if with_entry {
+            let membership = openraft::Membership::new(vec![members.keys().copied().collect()], members);
+            let payload = openraft::EntryPayload::Membership(membership);
+            let entry = Entry { log_id: LogId::default(), payload };
+            writer.append(&[(0, record::encode(Kind::Entry, &entry)?)])?;
+        }
+        Ok(())
+    })
+    .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_never_formed_a_cluster_gives_way_to_one_that_formed_without_it() {
+    let mut net = Net::new(&THREE).await;
+    let lost = store_record(&net, &[0, 1, 2], None);
+    store_log(&net, 0, true);
+    store_log(&net, 1, false);
+    net.start(1).await;
+    net.start(2).await;
+    net.waiting_for(1, "gw1").await;
+    net.cluster(1).bootstrap(["gw1".to_owned()].into(), false).await.unwrap();
+    net.state(1, "a cluster", |state| state.cluster != lost).await;
+    net.start(0).await;
+    let state = net.state(0, "that cluster", |state| state.cluster != lost).await;
+    assert!(state.id_of("gw1").is_some());
+    net.confirmed().await;
+    net.stop_all().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
