@@ -55,7 +55,7 @@ async fn look(shared: &Shared, lost_since: Option<Instant>) {
     let config = &shared.config;
     let around = neighbours(&state, &config.listed, &config.node_name);
     let heard = greet(&shared.peers, &config.cluster_name, &config.node_name, around).await;
-    let successor = successor(own, &heard);
+    let successor = successor(own, &state.lineage.succeeds, &heard);
     shared.standing.send_if_modified(|standing| {
         let changed = standing.successor != successor;
         if changed && let Some(successor) = &successor {
@@ -149,7 +149,7 @@ pub enum Word {
     Other {
         /// Which.
         cluster: ClusterId,
-        /// Whether that one succeeds this node's, or this node's that one.
+        /// Whether that one succeeds this node's, or this node's that one; or both the same one, and that one lives.
         is_kin: bool,
         /// Whether it hears a leader.
         has_leader: bool,
@@ -173,7 +173,11 @@ pub(super) async fn look_around(
             Word::Same { votes, has_leader, last }
         }
         Heard::Answered(Greeting { cluster: Some(cluster), succeeds, has_leader, .. }) => {
-            let is_kin = succeeds.contains(&own) || state.lineage.succeeds.contains(&cluster);
+            let is_sibling = succeeds.iter().any(|one| state.lineage.succeeds.contains(one));
+            let is_kin = succeeds.contains(&own)
+                || state.lineage.succeeds.contains(&cluster)
+                // Neither is the newer one: each may be given up for the other, if that one lives.
+                || (is_sibling && has_leader);
             Word::Other { cluster, is_kin, has_leader }
         }
     };
@@ -183,21 +187,28 @@ pub(super) async fn look_around(
         .collect()
 }
 
-/// Who says that the cluster it belongs to succeeded `own`.
-pub(super) fn successor(own: ClusterId, heard: &[(ListedNode, Heard)]) -> Option<Successor> {
+/// Who says that the cluster it belongs to succeeded `own`; or else one of those that `own` succeeded.
+pub(super) fn successor(
+    own: ClusterId,
+    ancestors: &[ClusterId],
+    heard: &[(ListedNode, Heard)],
+) -> Option<Successor> {
     let mut found: Option<Successor> = None;
     for (node, heard) in heard {
         let Heard::Answered(Greeting { cluster: Some(cluster), succeeds, .. }) = heard else { continue };
-        if !succeeds.contains(&own) {
+        let is_older = *cluster == own || ancestors.contains(cluster);
+        let is_sibling = !succeeds.contains(&own);
+        if is_older || (is_sibling && !succeeds.iter().any(|one| ancestors.contains(one))) {
             continue;
         }
         match &mut found {
             Some(found) if found.cluster == *cluster => found.seen_on.push(node.name.clone()),
+            Some(found) if !found.is_sibling && is_sibling => {}
             // A successor's successor knows them all.
-            Some(found) if found.succeeds >= succeeds.len() => {}
+            Some(found) if found.is_sibling == is_sibling && found.succeeds >= succeeds.len() => {}
             _ => {
                 let (seen_on, succeeds) = (vec![node.name.clone()], succeeds.len());
-                found = Some(Successor { cluster: *cluster, seen_on, succeeds });
+                found = Some(Successor { cluster: *cluster, seen_on, succeeds, is_sibling });
             }
         }
     }
@@ -244,4 +255,44 @@ fn lost(
         }
     }
     lost
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Role;
+
+    fn says(name: &str, cluster: u8, succeeds: &[u8]) -> (ListedNode, Heard) {
+        let id = |of: &u8| ClusterId([*of; 16]);
+        let greeting = Greeting {
+            cluster_name: "test".to_owned(),
+            node_name: name.to_owned(),
+            cluster: Some(id(&cluster)),
+            has_log: true,
+            marked_roots: Vec::new(),
+            content: None,
+            incarnation: None,
+            succeeds: succeeds.iter().map(id).collect(),
+            has_leader: true,
+            is_formed: true,
+            last: (1, 1),
+            without: std::collections::BTreeSet::new(),
+            anew: false,
+        };
+        let node = ListedNode { name: name.to_owned(), address: String::new(), role: Role::Candidate };
+        (node, Heard::Answered(greeting))
+    }
+
+    #[test]
+    fn two_that_succeeded_the_same_cluster_see_each_other() {
+        let (mine, ancestors) = (ClusterId([2; 16]), [ClusterId([1; 16])]);
+        let found = |heard: &[(ListedNode, Heard)]| {
+            successor(mine, &ancestors, heard).map(|found| (found.cluster.0[0], found.is_sibling))
+        };
+        assert_eq!(found(&[says("gw1", 1, &[]), says("gw2", 2, &[1])]), None, "the old one, and its own");
+        assert_eq!(found(&[says("gw3", 9, &[8])]), None, "a stranger");
+        assert_eq!(found(&[says("gw3", 3, &[1])]), Some((3, true)));
+        assert_eq!(found(&[says("gw3", 3, &[1]), says("gw4", 4, &[1, 2])]), Some((4, false)));
+        assert_eq!(found(&[says("gw4", 4, &[1, 2]), says("gw3", 3, &[1])]), Some((4, false)));
+    }
 }

@@ -295,8 +295,12 @@ fn judged(shared: &Shared, replies: &[PresentReply]) -> Option<Place> {
     );
     if let Some(reply) = says(REMOVED) {
         tracing::error!(why = reply.why, "this node was removed from its cluster");
-        let remedy = "if it is to come back: `syncd recover --rejoin`, or stop it and remove its data folder; else stop it";
-        shared.note(REMOVED, problem(REMOVED, reply, remedy.to_owned()));
+        // The rest of the data folder stays: it holds what people wrote.
+        let remedy = format!(
+            "if it is to come back: stop it, move {} away, and start it again; else stop it",
+            shared.config.db_path.display()
+        );
+        shared.note(REMOVED, problem(REMOVED, reply, remedy));
         return Some(Place::Removed);
     }
     // Whose data folder runs elsewhere is not set back: the copy is older than what runs.

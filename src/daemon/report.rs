@@ -301,6 +301,20 @@ fn no_quorum(lost: Option<&LostQuorum>, me: &str) -> Problem {
 
 /// This node was left behind in a cluster that is given up.
 fn succeeded(state: &ClusterState, successor: &Successor) -> Problem {
+    if successor.is_sibling {
+        return Problem::new(
+            Severity::Critical,
+            "recovered-twice",
+            format!(
+                "one cluster was recovered on two hosts: {} belong(s) to {}, this node to {}, and each publishes for itself",
+                successor.seen_on.join(", "),
+                successor.cluster,
+                state.cluster
+            ),
+            "keep one of the two; on every host of the other: `systemctl stop syncd`, then `syncd recover --rejoin`, \
+             then `systemctl start syncd`",
+        );
+    }
     Problem::new(
         Severity::Critical,
         "succeeded",

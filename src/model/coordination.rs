@@ -114,7 +114,7 @@ pub struct LostQuorum {
     pub newest: String,
 }
 
-/// A cluster that took the place of another one.
+/// A cluster that took the place of this node's, or that both took the place of the same.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Successor {
     /// Its id.
@@ -123,6 +123,8 @@ pub struct Successor {
     pub seen_on: Vec<String>,
     /// How many clusters it succeeds: the newest one succeeds the most.
     pub succeeds: usize,
+    /// Whether it succeeded the same cluster as this node's, which was recovered twice then.
+    pub is_sibling: bool,
 }
 
 /// The one who orders commits and appoints managers.
