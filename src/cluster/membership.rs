@@ -285,6 +285,14 @@ impl Leading {
         id == sight.me || report_of(id, sight).is_some_and(|(_, at)| now.since(at) <= REACHED_WITHIN)
     }
 
+    fn holds_nothing(&self, id: NodeId, now: BootTime, sight: Sight<'_>) -> bool {
+        self.is_heard(id, now, sight)
+            && match report_of(id, sight) {
+                Some((report, _)) => report.holds.is_none(),
+                None => id == sight.me && sight.own.holds.is_none(),
+            }
+    }
+
     /// Whether whoever votes no more stays a member.
     fn stays(&self, id: NodeId, state: &ClusterState) -> bool {
         !self.leaving.contains_key(&id) && state.members.get(&id).is_some_and(|member| !member.role.votes())
@@ -326,7 +334,9 @@ impl Leading {
             ));
         }
         let Some(head) = &sight.state.head else { return Ok(()) };
-        let holders: BTreeSet<NodeId> = head.holders.union(&holding(now, sight)).copied().collect();
+        let mut holders: BTreeSet<NodeId> = head.holders.union(&holding(now, sight)).copied().collect();
+        // Whoever held it once and says now that it holds nothing whole has lost it since.
+        holders.retain(|id| !self.holds_nothing(*id, now, sight));
         if !is_majority_of(to, &holders) {
             let lacking = to.difference(&holders).copied().collect();
             return Err(format!(
