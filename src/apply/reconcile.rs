@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::apply::ApplyError;
 use crate::apply::displaced::Displaced;
@@ -19,6 +19,8 @@ use crate::tree::{Kind, Root, Seen, StageName, Staged, TreeError, Workshop};
 
 /// How often a place is tried that somebody else changes at the same moment.
 const TRIES: u32 = 4;
+/// Fewer are staged by one thread: starting another one takes longer.
+const STAGED_BY_ONE_MAX: usize = 256;
 
 /// A root, and who files in it belong to: none for the daemon's own user.
 #[derive(Clone, Debug)]
@@ -196,19 +198,48 @@ impl Work<'_> {
                 self.workshops.insert(root.clone(), workshop);
             }
             self.steps.push(Step { edit, staged: None, mtime: FileTime { seconds: 0, nanos: 0 } });
-            self.stage(self.steps.len() - 1)?;
-            let staged = self.steps.last().and_then(|step| size_of(step.edit.new.as_ref()));
-            self.round.store.meter().count("applying", staged.unwrap_or(0));
         }
+        let mut steps = std::mem::take(&mut self.steps);
+        let staged = self.stage_steps(&mut steps);
+        // Also when it failed: what was staged is to be cleared.
+        self.steps = steps;
+        staged?;
         for (root, workshop) in &self.workshops {
             workshop.sync().map_err(ApplyError::within(root))?;
         }
         Ok(())
     }
 
-    fn stage(&mut self, index: usize) -> Result<(), ApplyError> {
-        let edit = &self.steps[index].edit;
-        let place = &edit.place.clone();
+    /// In two threads when there are many: one waits for the disk while the other one hashes.
+    fn stage_steps(&self, steps: &mut [Step]) -> Result<(), ApplyError> {
+        let failed = AtomicBool::new(false);
+        let stage_some = |steps: &mut [Step]| {
+            steps.iter_mut().try_for_each(|step| {
+                // What the other one failed at is the error to tell.
+                if failed.load(Ordering::Relaxed) {
+                    return Ok(());
+                }
+                let result = self.stage(step);
+                failed.fetch_or(result.is_err(), Ordering::Relaxed);
+                self.round.store.meter().count("applying", size_of(step.edit.new.as_ref()).unwrap_or(0));
+                result
+            })
+        };
+        if steps.len() < STAGED_BY_ONE_MAX {
+            return stage_some(steps);
+        }
+        let (first, second) = steps.split_at_mut(steps.len() / 2);
+        std::thread::scope(|scope| {
+            let other = scope.spawn(|| stage_some(second));
+            let mine = stage_some(first);
+            let other = other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            mine.and(other)
+        })
+    }
+
+    fn stage(&self, step: &mut Step) -> Result<(), ApplyError> {
+        let edit = &step.edit;
+        let place = &edit.place;
         if let (Some(old), Some(new)) = (&edit.old, &edit.new)
             && old.same_content(new)
         {
@@ -231,12 +262,12 @@ impl Work<'_> {
                 let staged = Staged { hash: *hash, size: *size, mode: *mode, owner: site.owner, mtime };
                 let mut content = self.round.store.open_blob(hash)?;
                 workshop.stage(&name, &mut content, &staged).map_err(error)?;
-                self.steps[index].mtime = mtime;
+                step.mtime = mtime;
             }
             Some(Entry::Link { target }) => workshop.stage_link(&name, target).map_err(error)?,
             Some(Entry::Folder { .. }) | None => return Ok(()),
         }
-        self.steps[index].staged = Some(name);
+        step.staged = Some(name);
         Ok(())
     }
 

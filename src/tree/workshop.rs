@@ -1,5 +1,6 @@
 //! `<root>/.syncd`: where new content waits and replaced content comes out, on the root's own file system.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::Path;
@@ -47,7 +48,7 @@ pub struct Workshop {
     top: OwnedFd,
     stage: OwnedFd,
     aside: OwnedFd,
-    unsynced: Mutex<Vec<StageName>>,
+    unsynced: Mutex<HashSet<StageName>>,
 }
 
 impl Workshop {
@@ -119,7 +120,7 @@ impl Workshop {
             let _ = self.unlink(&self.stage, bytes);
             return Err(error);
         }
-        self.unsynced().push(name.clone());
+        self.unsynced().insert(name.clone());
         Ok(())
     }
 
@@ -130,7 +131,7 @@ impl Workshop {
     pub fn stage_link(&self, name: &StageName, target: &[u8]) -> Result<(), TreeError> {
         rustix::fs::symlinkat(target, &self.stage, name.as_str())
             .map_err(|errno| self.staged("stage the link", name, errno))?;
-        self.unsynced().push(name.clone());
+        self.unsynced().insert(name.clone());
         Ok(())
     }
 
@@ -280,7 +281,7 @@ impl Workshop {
     /// # Errors
     /// [`TreeError::Io`].
     pub fn remove(&self, name: &StageName) -> Result<(), TreeError> {
-        self.unsynced().retain(|other| other != name);
+        self.unsynced().remove(name);
         let bytes = name.as_str().as_bytes();
         match self.unlink(&self.stage, bytes) {
             Err(Errno::ISDIR) => rustix::fs::unlinkat(&self.stage, bytes, AtFlags::REMOVEDIR),
@@ -422,7 +423,7 @@ impl Workshop {
         }
     }
 
-    fn unsynced(&self) -> std::sync::MutexGuard<'_, Vec<StageName>> {
+    fn unsynced(&self) -> std::sync::MutexGuard<'_, HashSet<StageName>> {
         // The list is whole after every step, so a panic elsewhere spoils nothing.
         self.unsynced.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -405,3 +405,31 @@ fn the_last_copy_of_a_content_is_kept() {
     fixture.apply();
     assert_eq!(fixture.quarantined(), [("a".to_owned(), "1".to_owned())]);
 }
+
+#[test]
+fn many_are_staged_in_two_threads_and_cleared_all_together() {
+    let mut fixture = Fixture::new();
+    let names: Vec<String> = (0..2 * STAGED_BY_ONE_MAX).map(|number| format!("n{number:04}")).collect();
+    let contents = ["one", "two", "three"];
+    let tree = |turn: usize| {
+        let files = names.iter().enumerate();
+        files.map(move |(number, name)| (name.as_str(), File(contents[(number + turn) % 3]))).collect()
+    };
+    let first: Vec<_> = tree(0);
+    fixture.commit(&first, 100);
+    fixture.apply();
+    assert_eq!(fixture.observed(), fixture.store.head().unwrap().forest);
+    let before = fixture.observed();
+    let mut second: Vec<_> = tree(1);
+    second.push(("z", File("blocked")));
+    fixture.commit(&second, 100);
+    let edits = before.edits(&fixture.store.head().unwrap().forest);
+    fs::create_dir(fixture.path("z")).unwrap();
+    let failed = fixture.carry_out(edits).unwrap_err();
+    drop_displaced(&fixture.store, failed.displaced);
+    assert_eq!(fixture.staged(), 0);
+    fs::remove_dir(fixture.path("z")).unwrap();
+    assert_eq!(fixture.observed(), before, "everything was taken back");
+    fixture.apply();
+    assert_eq!(fixture.observed(), fixture.store.head().unwrap().forest);
+}
