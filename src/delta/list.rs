@@ -14,7 +14,9 @@ use crate::delta::patch::PATCHED_BYTES_MAX;
 use crate::delta::{Base, ParcelError, Signature};
 use crate::model::{ArtifactPath, Change, ContentHash, Entry, FileTime, Forest, Place, Proposal, RootName};
 use crate::wire::proto::change_part::Part;
-use crate::wire::{Coming, change_from, change_to, place_from, proto, root_name, time_from, time_to};
+use crate::wire::{
+    Coming, WireError, change_from, change_to, check_link, place_from, proto, root_name, time_from, time_to,
+};
 
 /// Changes of one message.
 const PART_CHANGES_MAX: usize = 200;
@@ -280,7 +282,21 @@ pub(super) fn read(
     if told.list.changes.len() as u64 != count {
         return Err(ParcelError::Bounds { what: "there are more or fewer changes than the header says" });
     }
+    check_links(&told.list.changes)?;
     Ok(told.list)
+}
+
+/// Also those that were not named one by one: a link that stays within its root at one path may lead out of it at
+/// another.
+fn check_links(changes: &BTreeMap<Place, Change>) -> Result<(), ParcelError> {
+    for (place, change) in changes {
+        if let Some(Entry::Link { target }) = &change.entry {
+            check_link(&place.path, target).map_err(|source| {
+                ParcelError::Change(WireError::Link { path: place.path.to_string(), source })
+            })?;
+        }
+    }
+    Ok(())
 }
 
 /// Two sorted lists as one.

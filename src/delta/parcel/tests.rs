@@ -386,3 +386,32 @@ fn a_window_or_a_part_too_large_is_refused() {
     let error = sent.read(&sent.header, &long.finish().unwrap()).unwrap_err();
     assert!(matches!(error, ParcelError::Bounds { .. }), "{error}");
 }
+
+/// What `old` becomes, with nothing but its list.
+fn send_list(old: &Forest, new: &Forest, known: Known) -> Sent {
+    let (proposal, none) = (proposal(old, new), |_: &Place| Ok(None));
+    let base = Base { forest: old, time: &none };
+    let draft =
+        Encoder::new(&proposal, &base, &BTreeSet::new(), BTreeMap::new(), |_| Ok::<_, ParcelError>(true))
+            .unwrap();
+    let mut body = Vec::new();
+    let runs = draft.write(|hash| Ok::<_, ParcelError>(&known[hash][..]), &mut body).unwrap();
+    let header = draft.header(&proposal, Some(old.digest()), true);
+    Sent { header, body, runs, proposal, old: old.clone(), known, signed: BTreeMap::new() }
+}
+
+#[test]
+fn a_folder_that_moves_takes_no_link_out_of_the_root() {
+    let tree = Tree::of(&[("d/e/a", b"1")]);
+    let link = |path: &str| (place(path), Some(Entry::Link { target: (*b"../../x").into() }));
+    let old = tree.forest().with([link("d/e/l")]).unwrap();
+    for (to, is_inside) in [("d/f", true), ("f", false)] {
+        let mut moved = tree.clone();
+        moved.rename("d/e", to);
+        let new = moved.forest().with([link(&format!("{to}/l"))]).unwrap();
+        let sent = send_list(&old, &new, tree.known());
+        let read = sent.read(&sent.header, &sent.body);
+        assert_eq!(read.is_ok(), is_inside, "{to}");
+        assert!(is_inside || matches!(read, Err(ParcelError::Change(_))), "{to}");
+    }
+}
