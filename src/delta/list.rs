@@ -20,8 +20,8 @@ use crate::wire::{
 
 /// Changes of one message.
 const PART_CHANGES_MAX: usize = 200;
-/// One message: each of its changes at its longest.
-const PART_BYTES_MAX: usize = 4 << 20;
+/// One message: each of its changes at its longest. Decoded, empty changes take some fifty times as much.
+const PART_BYTES_MAX: usize = 1 << 20;
 /// All messages of one parcel, decompressed.
 const LIST_BYTES_MAX: u64 = 256 << 20;
 /// A folder with so many children for each changed one is not counted through: its changes are named.
@@ -247,7 +247,8 @@ pub(super) fn read(
         list.changes.insert(place.clone(), change);
     }
     let most = count.saturating_add(moved.edits.len() as u64);
-    let mut told = Told { since, most, list, whole: BTreeSet::new(), base: base.forest, moved: &moved };
+    let (whole, moves_told) = (BTreeSet::new(), BTreeSet::new());
+    let mut told = Told { since, most, list, whole, moves_told, base: base.forest, moved: &moved };
     let mut last: Option<(RootName, Vec<u8>)> = None;
     let mut listing: Vec<(&[u8], &Entry)> = Vec::new();
     while let Some(part) = next {
@@ -326,6 +327,8 @@ struct Told<'a> {
     most: u64,
     list: List,
     whole: BTreeSet<ContentHash>,
+    /// Places of moves that were told besides: the list does not grow by these.
+    moves_told: BTreeSet<Place>,
     base: &'a Forest,
     moved: &'a Moved<'a>,
 }
@@ -416,6 +419,9 @@ impl Told<'_> {
 
     fn add(&mut self, change: Change) -> Result<(), ParcelError> {
         let is_moved = self.moved.edits.contains_key(&change.place);
+        if is_moved && !self.moves_told.insert(change.place.clone()) {
+            return Err(ParcelError::Bounds { what: "a place changes twice" });
+        }
         if is_moved && change.entry.is_none() && self.base.get(&change.place).is_none() {
             // A move brought it along, and that is all.
             self.list.changes.remove(&change.place);

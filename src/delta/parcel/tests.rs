@@ -3,10 +3,12 @@
 
 use std::collections::BTreeMap;
 
+use prost::Message;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use super::*;
 use crate::model::{ArtifactPath, Generation, Manifest, RootName, RootRules, Rules};
+use crate::wire::proto;
 
 /// A tree of one root: paths with their contents, and folders.
 #[derive(Clone, Default)]
@@ -414,4 +416,67 @@ fn a_folder_that_moves_takes_no_link_out_of_the_root() {
         assert_eq!(read.is_ok(), is_inside, "{to}");
         assert!(is_inside || matches!(read, Err(ParcelError::Change(_))), "{to}");
     }
+}
+
+/// A body that is nothing but these parts.
+fn list_of(parts: impl IntoIterator<Item = proto::change_part::Part>) -> Vec<u8> {
+    let mut frame = zstd::stream::write::Encoder::new(Vec::new(), LEVEL).unwrap();
+    for part in parts {
+        let part = proto::ChangePart { part: Some(part) };
+        frame.write_all(&part.encode_length_delimited_to_vec()).unwrap();
+    }
+    frame.finish().unwrap()
+}
+
+#[test]
+fn what_moved_changes_once_only() {
+    let old = Tree::of(&[("d/a", b"1")]);
+    let mut new = old.clone();
+    new.rename("d", "f");
+    let sent = send(&old, &new);
+    let path = |path: &'static str| bytes::Bytes::from_static(path.as_bytes());
+    let (root, to_root) = ("r".to_owned(), String::new());
+    let moved = proto::Move { root: root.clone(), path: path("d"), to_root, to_path: path("f") };
+    let kept = proto::FolderChanges {
+        root,
+        folder: path("f"),
+        kept: vec![0],
+        seconds: vec![0],
+        nanos: vec![7],
+        ..Default::default()
+    };
+    let parts = |times: usize| {
+        let kept = std::iter::repeat_n(proto::change_part::Part::Folder(kept.clone()), times);
+        list_of([proto::change_part::Part::Move(moved.clone())].into_iter().chain(kept))
+    };
+    assert_eq!(sent.read(&sent.header, &parts(1)).unwrap().0.len(), 4);
+    let error = sent.read(&sent.header, &parts(2)).unwrap_err();
+    assert!(matches!(error, ParcelError::Bounds { .. }), "{error}");
+}
+
+#[test]
+fn a_part_holds_the_longest_changes_and_little_more() {
+    // The longest names and targets in the deepest folder.
+    let folder = vec!["f".repeat(250); 15].join("/");
+    let target: Vec<u8> = [vec!["t".repeat(250); 16].join("/").as_bytes(), &[b't'; 79]].concat();
+    let entries = (0..200).map(|n| {
+        let path = format!("{folder}/{n:03}{}", "n".repeat(252));
+        (place(&path), Some(Entry::Link { target: target.clone().into() }))
+    });
+    let old = Tree::of(&[(&format!("{folder}/a"), b"1")]);
+    let new = old.forest().with(entries).unwrap();
+    let sent = send_list(&old.forest(), &new, old.known());
+    sent.check();
+    let mut long = zstd::stream::write::Encoder::new(Vec::new(), LEVEL).unwrap();
+    push_and_write(&mut long, (1 << 20) + 2);
+    let error = sent.read(&sent.header, &long.finish().unwrap()).unwrap_err();
+    assert!(matches!(error, ParcelError::Bounds { .. }), "{error}");
+}
+
+/// One part of so many bytes: empty changes of one folder.
+fn push_and_write(out: &mut impl Write, bytes: usize) {
+    let mut length = Vec::new();
+    push_varint(&mut length, bytes as u64);
+    out.write_all(&length).unwrap();
+    out.write_all(&vec![0; bytes]).unwrap();
 }
