@@ -95,7 +95,6 @@ impl Stager {
             return Ok(self.refused(&reason));
         }
         let generation = header.generation.clone();
-        tracing::debug!(target: "syncd::step", generation = generation.number, "parcel came");
         let _running = self.stages.begin(generation.number);
         let _permit = tokio::time::timeout(TURN, self.staging.acquire())
             .await
@@ -123,15 +122,16 @@ impl Stager {
                 Ok(pinned())
             }
             Err(IntakeError::Store(
-                error @ (StoreError::UnknownBase { .. }
-                | StoreError::Missing { .. }
-                | StoreError::NoSpace { .. }),
+                error @ (StoreError::UnknownBase { .. } | StoreError::NoSpace { .. }),
             )) => Ok(self.refused(&chain(&error))),
-            // A patch that does not lead where it should: what it starts from may be damaged here. All contents will do.
+            // A content that should be here is not, or a patch does not lead where it should: what it starts from may
+            // be damaged here. All contents will do.
             Err(
                 error @ (IntakeError::Parcel(ParcelError::Patch { .. })
-                | IntakeError::Store(StoreError::Damaged { .. } | StoreError::WrongDigest { .. })),
-            ) => Ok(self.refused(&chain(&error))),
+                | IntakeError::Store(
+                    StoreError::Missing { .. } | StoreError::Damaged { .. } | StoreError::WrongDigest { .. },
+                )),
+            ) => Ok(StageReply { incomplete: true, ..self.refused(&chain(&error)) }),
             Err(error @ IntakeError::Parcel(_)) => Err(Status::invalid_argument(chain(&error))),
             Err(IntakeError::Store(
                 error @ (StoreError::NoTree { .. }
@@ -290,7 +290,7 @@ impl Stager {
 
     fn refused(&self, reason: &str) -> StageReply {
         let newest = self.store.head().map_or(0, |head| head.generation.number);
-        StageReply { pinned: false, refused: reason.to_owned(), newest }
+        StageReply { refused: reason.to_owned(), newest, ..StageReply::default() }
     }
 
     fn turn(&self, epoch: Epoch, number: u64) -> Arc<tokio::sync::Mutex<()>> {
@@ -301,7 +301,7 @@ impl Stager {
 }
 
 fn pinned() -> StageReply {
-    StageReply { pinned: true, refused: String::new(), newest: 0 }
+    StageReply { pinned: true, ..StageReply::default() }
 }
 
 /// The signatures that came with a request, checked.

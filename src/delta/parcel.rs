@@ -137,6 +137,7 @@ impl Encoder {
     ///
     /// # Errors
     /// When a content cannot be opened or read or has another size, or `out` fails; what was written is no parcel then.
+    /// [`ParcelError::Patch`] when it is an old version: all contents can be encoded without.
     pub fn write<R: Read, E: From<ParcelError>>(
         &self,
         mut open: impl FnMut(&ContentHash) -> Result<R, E>,
@@ -151,7 +152,7 @@ impl Encoder {
             let (mut old, mut new) = (Vec::new(), Vec::new());
             for item in group {
                 let Some(hash) = item.new else { continue };
-                read_into(&mut old, open(&item.old)?, item.old, item.old_size)?;
+                read_old(&mut old, open(&item.old)?, item)?;
                 read_into(&mut new, open(&hash)?, hash, item.size)?;
             }
             let is_single = group.len() == 1;
@@ -220,7 +221,7 @@ pub fn decode<R: Read, C: Read, E: From<ParcelError>>(
         let mut before = Vec::new();
         for item in group.iter().filter(|_| engine != Engine::Plain) {
             let start = before.len();
-            read_into(&mut before, old(&item.old)?, item.old, item.old_size)?;
+            read_old(&mut before, old(&item.old)?, item)?;
             if ContentHash::of(&before[start..]) != item.old {
                 return Err(ParcelError::Patch { what: "the old version that is here is damaged" }.into());
             }
@@ -320,6 +321,14 @@ fn read_into(
     into.reserve_exact(size as usize);
     content.take(size.saturating_add(1)).read_to_end(into)?;
     if (into.len() - before) as u64 == size { Ok(()) } else { Err(ParcelError::Size { hash, size }) }
+}
+
+/// Appends an old version. That it can't be read is no fault of the parcel, and all contents do without it.
+fn read_old(into: &mut Vec<u8>, content: impl Read, item: &Patched) -> Result<(), ParcelError> {
+    read_into(into, content, item.old, item.old_size).map_err(|error| {
+        tracing::warn!(place = %item.place, content = %item.old, %error, "an old version can't be read");
+        ParcelError::Patch { what: "the old version that is here can't be read" }
+    })
 }
 
 /// Writes one patch behind `head`, and says what its bytes are.

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::delta::{Base, Encoder, Run};
+use crate::delta::{Base, Encoder, ParcelError, Run};
 use crate::model::{
     Change, ContentHash, Digest, Edit, Entry, FileTime, Forest, Generation, Place, Proposal, RootName, Rules,
 };
@@ -108,8 +108,21 @@ pub(super) fn prepare(
     batch.pin(&proposal)?;
     tracing::debug!(target: "syncd::step", generation = number, "own pin durable");
     let base_digest = parent.map(|parent| parent.generation.digest);
-    let patched = How { base_digest, rules_of_base: is_same, patches: true };
-    let parcel = encode(&proposal, &base, &inlined, patched, store, spool_dir)?;
+    // The parent is the head: its times are those of the head's rows.
+    let time = |place: &Place| store.author_mtime(place).map_err(std::io::Error::other);
+    let base = Base { forest: &base, time: &time };
+    let how = |patches| How { base_digest, rules_of_base: is_same, patches };
+    let parcel = match encode(&proposal, &base, &inlined, how(true), store, spool_dir) {
+        // An old version is damaged: contents come whole for once.
+        Err(
+            error @ (PublishError::Encode(ParcelError::Patch { .. })
+            | PublishError::Store(StoreError::Damaged { .. } | StoreError::Missing { .. })),
+        ) => {
+            tracing::warn!(error = &error as &dyn std::error::Error, "encoding without patches");
+            encode(&proposal, &base, &inlined, how(false), store, spool_dir)?
+        }
+        parcel => parcel?,
+    };
     tracing::debug!(target: "syncd::step", generation = number, "encoded");
     let (generation, changes) = (proposal.generation, proposal.changes.len() as u64);
     Ok(Outcome { prepared: Some(Prepared { generation, parcel, changes, deletes, base_digest }), unreadable })
@@ -130,9 +143,11 @@ impl Prepared {
         };
         let all: BTreeSet<ContentHash> =
             proposal.changes.iter().filter_map(|change| change.entry.as_ref()?.content()).collect();
-        let forest = basis.forest.under(&proposal.rules);
+        let forest = basis.forest.clone().under(&proposal.rules);
+        // By now the head may be another one than the parent.
+        let time = |place: &Place| basis.time(place).map_err(std::io::Error::other);
         let how = How { base_digest: self.base_digest, rules_of_base: false, patches: false };
-        encode(&proposal, &forest, &all, how, store, spool_dir)
+        encode(&proposal, &Base { forest: &forest, time: &time }, &all, how, store, spool_dir)
     }
 }
 
@@ -204,16 +219,14 @@ struct How {
 
 fn encode(
     proposal: &Proposal,
-    forest: &Forest,
+    base: &Base<'_>,
     sent: &BTreeSet<ContentHash>,
     how: How,
     store: &Store,
     spool_dir: &Path,
 ) -> Result<Parcel, PublishError> {
-    let time = |place: &Place| store.author_mtime(place).map_err(std::io::Error::other);
-    let base = Base { forest, time: &time };
     let has = |hash: &ContentHash| Ok::<_, PublishError>(how.patches && store.has(hash)?);
-    let encoder = Encoder::new(proposal, &base, sent, BTreeMap::new(), has)?;
+    let encoder = Encoder::new(proposal, base, sent, BTreeMap::new(), has)?;
     let mut runs = Vec::new();
     let open = |hash: &ContentHash| Ok::<_, PublishError>(store.open_blob(hash)?);
     let spool = Spool::fill(

@@ -157,8 +157,8 @@ impl Way {
                         None
                     }
                     Ok(reply) => {
-                        // It holds the parent and refuses all the same: it may lack a content of it.
-                        sends_whole = reply.newest >= self.prepared.generation.parent;
+                        // No other reason is gone with more bytes.
+                        sends_whole |= reply.incomplete;
                         Some(reply.refused)
                     }
                     Err(status) => Some(format!("{}: {}", status.code(), status.message())),
@@ -235,7 +235,9 @@ impl Way {
             for (kind, bytes) in tally.bytes.into_iter().filter(|(_, bytes)| *bytes > 0) {
                 self.observer.sent(&self.member.name, kind, bytes);
             }
-            self.observer.saved(tally.saved);
+            if reply.as_ref().is_ok_and(|reply| reply.pinned) {
+                self.observer.saved(tally.saved);
+            }
         }
         reply
     }

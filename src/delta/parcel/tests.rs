@@ -480,3 +480,43 @@ fn push_and_write(out: &mut impl Write, bytes: usize) {
     out.write_all(&length).unwrap();
     out.write_all(&vec![0; bytes]).unwrap();
 }
+
+/// A content that can't be read.
+struct Damaged;
+
+impl Read for Damaged {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::InvalidData.into())
+    }
+}
+
+#[test]
+fn an_old_version_that_can_not_be_read_is_told_from_a_broken_stream() {
+    let mut random = random();
+    let before = text(&mut random, 100_000);
+    let after = [&before[..], b"<end/>"].concat();
+    let sent = send(&Tree::of(&[("a", &before)]), &Tree::of(&[("a", &after)]));
+    assert_ne!(sent.kinds(), [Kind::Full]);
+    let none = |_: &Place| Ok(None);
+    let base = Base { forest: &sent.old, time: &none };
+    let outcome = decode(
+        &sent.body[..],
+        &sent.header,
+        &base,
+        |_| Ok::<_, ParcelError>(Damaged),
+        |_| Ok(Vec::new()),
+        |_, _, _| Ok(()),
+    );
+    assert!(matches!(outcome, Err(ParcelError::Patch { .. })), "{outcome:?}");
+    let new = [ContentHash::of(&after)].into();
+    let draft =
+        Encoder::new(&sent.proposal, &base, &new, BTreeMap::new(), |_| Ok::<_, ParcelError>(true)).unwrap();
+    let outcome = draft.write(
+        |hash| {
+            let is_new = *hash == ContentHash::of(&after);
+            Ok::<Box<dyn Read>, ParcelError>(if is_new { Box::new(&after[..]) } else { Box::new(Damaged) })
+        },
+        &mut Vec::new(),
+    );
+    assert!(matches!(outcome, Err(ParcelError::Patch { .. })), "{outcome:?}");
+}

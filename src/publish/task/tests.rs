@@ -3,6 +3,7 @@
 use std::io;
 use std::path::Path;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::future::BoxFuture;
 use tokio::net::TcpListener;
@@ -101,7 +102,7 @@ impl Coordinator for Log {
 }
 
 #[derive(Default)]
-struct Sent(Mutex<BTreeMap<String, u64>>);
+struct Sent(Mutex<BTreeMap<String, u64>>, AtomicU64);
 
 impl Observer for Sent {
     fn published(&self, _: Duration) {}
@@ -110,11 +111,23 @@ impl Observer for Sent {
         assert!(["full", "delta", "zstd"].contains(&kind));
         *self.0.lock().unwrap().entry(peer.to_owned()).or_default() += bytes;
     }
-    fn saved(&self, _: u64) {}
+    fn saved(&self, bytes: u64) {
+        self.1.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+/// Why a member refuses some generations that build on others.
+#[derive(Clone, Copy, PartialEq)]
+enum Refusal {
+    None,
+    /// So often, for a reason that no parcel would change.
+    Full(u64),
+    /// Once, for want of what it should have.
+    Incomplete,
 }
 
 /// A member that stages into a store of its own.
-struct Peer(Store);
+struct Peer(Store, Arc<Mutex<Refusal>>);
 
 #[tonic::async_trait]
 impl Artifacts for Peer {
@@ -133,8 +146,23 @@ impl Artifacts for Peer {
         let input = ChunkReader::new(|| io::Result::Ok(pieces.next()));
         let Ok(Some(basis)) = self.0.basis(header.base, header.base_digest.as_ref()) else {
             let refused = "the base is not here".to_owned();
-            return Ok(Response::new(StageReply { pinned: false, refused, newest: 0 }));
+            return Ok(Response::new(StageReply { refused, ..StageReply::default() }));
         };
+        let refusal = match &mut *self.1.lock().unwrap() {
+            Refusal::Full(left @ 1..) if header.base > 0 => {
+                *left -= 1;
+                Some(false)
+            }
+            refusal @ Refusal::Incomplete if header.base > 0 => {
+                *refusal = Refusal::None;
+                Some(true)
+            }
+            _ => None,
+        };
+        if let Some(incomplete) = refusal {
+            let (refused, newest) = ("played".to_owned(), header.base);
+            return Ok(Response::new(StageReply { pinned: false, refused, newest, incomplete }));
+        }
         let rules = header.rules.clone().unwrap_or_else(|| basis.rules.clone());
         let forest = basis.forest.clone().under(&rules);
         let time = |place: &Place| basis.time(place).map_err(io::Error::other);
@@ -151,7 +179,8 @@ impl Artifacts for Peer {
         let pinned = batch.pin(&header.proposal(rules, changes));
         let newest = self.0.pins().iter().map(|pin| pin.number).max().unwrap_or(0);
         let refused = pinned.as_ref().err().map(ToString::to_string).unwrap_or_default();
-        Ok(Response::new(StageReply { pinned: pinned.is_ok(), refused, newest }))
+        let incomplete = pinned.is_err();
+        Ok(Response::new(StageReply { pinned: !incomplete, refused, newest, incomplete }))
     }
 
     type FetchStream = tokio_stream::Empty<Result<Parcel, Status>>;
@@ -339,12 +368,21 @@ impl Rig {
 }
 
 async fn serve_peer(dir: &Path, node: NodeId, stop: &CancellationToken) -> (String, Store) {
+    serve_refusing(dir, node, Refusal::None, stop).await
+}
+
+async fn serve_refusing(
+    dir: &Path,
+    node: NodeId,
+    refusal: Refusal,
+    stop: &CancellationToken,
+) -> (String, Store) {
     let store = Store::open(&dir.join(format!("peer{node}")), &dir.join(format!("peer{node}-q"))).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let identity = Identity::new();
     identity.set(Me { cluster: CLUSTER, node });
-    let routes = Routes::new(ArtifactsServer::new(Peer(store.clone())));
+    let routes = Routes::new(ArtifactsServer::new(Peer(store.clone(), Arc::new(Mutex::new(refusal)))));
     let stop = stop.clone();
     tokio::spawn(async move { rpc::serve(listener, None, identity, routes, stop).await });
     (address, store)
@@ -587,4 +625,57 @@ async fn deletes_of_a_commit_that_turns_up_later_count() {
     rig.remove("d");
     let problem = rig.until_problem("mass-delete").await;
     assert!(problem.message.starts_with("1 artifacts"), "{}", problem.message);
+}
+
+fn noise(lines: u64) -> String {
+    (0..lines).map(|n| format!("{}\n", blake3::hash(&n.to_le_bytes()))).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_contents_go_only_to_a_member_that_lacks_some_and_nothing_refused_counts_as_saved() {
+    for (refusal, is_small) in [(Refusal::Full(2), true), (Refusal::Incomplete, false)] {
+        let (dir, stop) = (tempfile::tempdir().unwrap(), CancellationToken::new());
+        let (address, _) = serve_refusing(dir.path(), 2, refusal, &stop).await;
+        let rig = Rig::new(&[address, nobody().await]);
+        let text = noise(2000);
+        rig.write("a.xml", &text);
+        rig.until("a.xml").await;
+        let first = rig.sent.0.lock().unwrap()["gw2"];
+        rig.write("a.xml", &format!("{text}<end/>\n"));
+        rig.write("b.xml", "b");
+        rig.until("a.xml b.xml").await;
+        let second = rig.sent.0.lock().unwrap()["gw2"] - first;
+        assert_eq!(second < 10_000, is_small, "{first} bytes, then {second}");
+        let saved = rig.sent.1.load(Ordering::Relaxed);
+        let once = text.len() as u64 + 10;
+        assert!(saved <= once && (is_small || saved == 0), "{saved} of {once}");
+        stop.cancel();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_old_version_holds_nothing_up() {
+    let rig = Rig::new(&[]);
+    let text = noise(40_000);
+    rig.write("a.xml", &text);
+    rig.until("a.xml").await;
+    let mut damaged = 0;
+    for file in walkdir(&rig.dir.path().join("store")) {
+        let bytes = std::fs::read(&file).unwrap();
+        let wanted = &text.as_bytes()[2_000_000..2_000_064];
+        let Some(at) = bytes.windows(wanted.len()).position(|window| window == wanted) else { continue };
+        let pack = std::fs::OpenOptions::new().write(true).open(&file).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&pack, b"#", at as u64).unwrap();
+        damaged += 1;
+    }
+    assert_eq!(damaged, 1);
+    rig.write("a.xml", &format!("{text}<end/>\n"));
+    rig.write("b.xml", "b");
+    rig.until("a.xml b.xml").await;
+}
+
+/// All files below a folder.
+fn walkdir(dir: &Path) -> Vec<std::path::PathBuf> {
+    let paths = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    paths.flat_map(|path| if path.is_dir() { walkdir(&path) } else { vec![path] }).collect()
 }
