@@ -102,10 +102,12 @@ pub(super) fn write<E: From<ParcelError>>(
     let (mut coming, mut patches) = (sent.clone(), BTreeSet::new());
     for change in merged(&proposal.changes, &left) {
         let old = moved.forest.get(&change.place);
+        // Whoever has this base may lack the content all the same.
+        let is_sent = |entry: &Entry| entry.content().is_some_and(|hash| sent.contains(&hash));
         let how = match (&change.entry, old) {
             (None, None) => continue,
             (None, Some(_)) => How::Gone,
-            (Some(new), Some(old)) if new == old => {
+            (Some(new), Some(old)) if new == old && !is_sent(new) => {
                 let known = moved.origins.get(&change.place).filter(|_| new.content().is_some());
                 match known {
                     Some(origin) if (base.time)(origin).map_err(ParcelError::Stream)? == change.mtime => {
@@ -116,7 +118,10 @@ pub(super) fn write<E: From<ParcelError>>(
                 }
             }
             (Some(Entry::File { hash, size, .. }), Some(Entry::File { hash: old, size: old_size, .. }))
-                if coming.contains(hash) && (*size).max(*old_size) <= PATCHED_BYTES_MAX && has(old)? =>
+                if coming.contains(hash)
+                    && hash != old
+                    && (*size).max(*old_size) <= PATCHED_BYTES_MAX
+                    && has(old)? =>
             {
                 coming.remove(hash);
                 patches.insert(*hash);

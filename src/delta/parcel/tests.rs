@@ -481,6 +481,31 @@ fn push_and_write(out: &mut impl Write, bytes: usize) {
     out.write_all(&vec![0; bytes]).unwrap();
 }
 
+#[test]
+fn all_contents_are_sent_also_of_what_moved() {
+    let old = Tree::of(&[("d/a", b"1"), ("d/b", b"2"), ("c", b"3")]);
+    let mut new = old.clone();
+    new.rename("d", "f");
+    let (known, old, new) = (old.known(), old.forest(), new.forest());
+    let (proposal, base_time) = (proposal(&old, &new), |place: &Place| Ok(time(&old, place)));
+    let base = Base { forest: &old, time: &base_time };
+    let moved: BTreeSet<ContentHash> = [ContentHash::of(b"1"), ContentHash::of(b"2")].into();
+    for patches in [false, true] {
+        let draft =
+            Encoder::new(&proposal, &base, &moved, BTreeMap::new(), |_| Ok::<_, ParcelError>(patches))
+                .unwrap();
+        let mut body = Vec::new();
+        let runs = draft.write(|hash| Ok::<_, ParcelError>(&known[hash][..]), &mut body).unwrap();
+        let header = draft.header(&proposal, Some(old.digest()), true);
+        let (old, proposal, signed) = (old.clone(), proposal.clone(), BTreeMap::new());
+        // A member that forgot them.
+        let sent = Sent { header, body, runs, proposal, old, known: Known::new(), signed };
+        let (changes, got) = sent.read(&sent.header, &sent.body).unwrap();
+        assert_eq!(changes, sent.proposal.changes);
+        assert_eq!(got.into_keys().collect::<BTreeSet<_>>(), moved);
+    }
+}
+
 /// A content that can't be read.
 struct Damaged;
 
