@@ -26,8 +26,6 @@ const PART_BYTES_MAX: usize = 1 << 20;
 const LIST_BYTES_MAX: u64 = 256 << 20;
 /// A folder with so many children for each changed one is not counted through: its changes are named.
 const COUNTED_PER_CHANGE: usize = 64;
-/// Moves of one parcel.
-const MOVES_MAX: usize = 10_000;
 
 /// A file whose content comes as a patch of the base's file at that path.
 #[derive(Clone, Debug)]
@@ -233,7 +231,7 @@ pub(super) fn read(
     let mut found = Moves::new();
     let mut next = read_part(&mut input, &mut budget)?;
     while let Some(Part::Move(message)) = next {
-        if found.len() == MOVES_MAX {
+        if found.len() == moves::MOVES_MAX {
             return Err(ParcelError::Bounds { what: "more folders move than are taken" });
         }
         found.push(move_from(message)?);

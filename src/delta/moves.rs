@@ -1,7 +1,7 @@
 //! Folders that only changed their path: told in a few bytes, whatever they hold.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::delta::ParcelError;
 use crate::model::{ArtifactPath, Change, ContentHash, Entry, Forest, Place};
@@ -9,6 +9,8 @@ use crate::model::{ArtifactPath, Change, ContentHash, Entry, Forest, Place};
 /// Folders that moved, from where to where.
 pub(super) type Moves = Vec<(Place, Place)>;
 
+/// Moves of one parcel. Folders beyond these are told as gone and as new.
+pub(super) const MOVES_MAX: usize = 10_000;
 /// How many files of a new folder are looked up until it counts as new.
 const TRIED: usize = 8;
 
@@ -39,11 +41,16 @@ pub(super) fn find(base: &Forest, changes: &[Change]) -> Moves {
     if gone.is_empty() {
         return found;
     }
+    // What moved, all folders above that, and what it became.
+    let (mut froms, mut above, mut tos) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     for (index, change) in changes.iter().enumerate() {
+        if found.len() == MOVES_MAX {
+            break;
+        }
         let to = &change.place;
         let is_new = change.entry.as_ref().is_some_and(Entry::is_folder)
             && !base.get(to).is_some_and(Entry::is_folder);
-        if !is_new || found.iter().any(|(_, other)| is_within(to, other)) {
+        if !is_new || is_within(to, &tos) {
             continue;
         }
         let below = changes[index + 1..].iter().take_while(|change| {
@@ -61,8 +68,7 @@ pub(super) fn find(base: &Forest, changes: &[Change]) -> Moves {
                 Some(Place { root: old.root.clone(), path: folder })
             });
         let Some(from) = from.filter(|from| is_gone(from)) else { continue };
-        let is_near = |(other, _): &(Place, Place)| is_within(&from, other) || is_within(other, &from);
-        if found.iter().any(is_near) {
+        if above.contains(&from) || is_within(&from, &froms) {
             continue;
         }
         let (mut same, mut all) = (0, 0);
@@ -72,6 +78,9 @@ pub(super) fn find(base: &Forest, changes: &[Change]) -> Moves {
             same += usize::from(there.is_some_and(|there| there.same_content(entry)));
         }
         if 2 * same >= all {
+            above.extend(folders_above(&from));
+            froms.insert(from.clone());
+            tos.insert(to.clone());
             found.push((from, to.clone()));
         }
     }
@@ -122,6 +131,12 @@ fn rebased(path: &ArtifactPath, from: &ArtifactPath, to: &Place) -> Option<Place
     Some(Place { root: to.root.clone(), path })
 }
 
-fn is_within(place: &Place, folder: &Place) -> bool {
-    place.root == folder.root && (place.path == folder.path || place.path.is_below(&folder.path))
+/// Whether `place` is one of `folders` or lies below one.
+fn is_within(place: &Place, folders: &BTreeSet<Place>) -> bool {
+    folders.contains(place) || folders_above(place).any(|folder| folders.contains(&folder))
+}
+
+fn folders_above(place: &Place) -> impl Iterator<Item = Place> {
+    let paths = std::iter::successors(place.path.parent(), ArtifactPath::parent);
+    paths.map(|path| Place { root: place.root.clone(), path })
 }

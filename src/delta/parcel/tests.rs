@@ -506,6 +506,15 @@ fn all_contents_are_sent_also_of_what_moved() {
     }
 }
 
+#[test]
+fn more_folders_move_than_one_parcel_tells() {
+    let mut old = Tree::default();
+    (0..10_001).for_each(|n| old.put(&format!("a{n}/f"), n.to_string().as_bytes()));
+    let mut new = Tree::default();
+    (0..10_001).for_each(|n| new.put(&format!("b{n}/f"), n.to_string().as_bytes()));
+    send(&old, &new).check();
+}
+
 /// A content that can't be read.
 struct Damaged;
 
