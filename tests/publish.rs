@@ -211,8 +211,12 @@ fn candidates_with_different_content_wait_for_a_person() {
             .status(2)
             .is_some_and(|status| has_problem(&status, "needs-seed") && status["health"] == "critical")
     });
-    let status = cluster.status(0).unwrap();
-    assert_eq!(row(&status, "gw1").unwrap()["state"], "needs-seed");
+    // Each node tells its own row as its next look finds it.
+    cluster.wait("gw1's row to say so", LONG, || {
+        cluster.status(0).is_some_and(|status| {
+            row(&status, "gw1").is_some_and(|found| found["state"] == "needs-seed")
+        })
+    });
     assert_eq!(cluster.manager(), None);
     assert_eq!(cluster.read(0, "default/api/a.xml").unwrap(), b"<one/>");
     assert_eq!(cluster.read(1, "default/api/a.xml").unwrap(), b"<other/>");

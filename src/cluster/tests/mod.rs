@@ -144,19 +144,21 @@ impl Net {
         let serving = serve(listener, None, identity, routes, stop.clone());
         let server = tokio::spawn(async move { serving.await.unwrap() });
         let task = tokio::spawn(task.run(stop.clone()));
-        // Reports go round as the roster would carry them, while the node runs.
+        // Reports go round as the roster would carry them, while the node runs: a member's only, since two data folders
+        // of one name may speak at once.
         let (heard, own, ended) = (Arc::clone(&self.heard), node.report.clone(), stop.clone());
         let speaks = cluster.clone();
         tokio::spawn(async move {
             while !ended.is_cancelled() {
-                let digest = Digest([3; 32]).to_string();
-                let instance = speaks.instance().map(|life| Instance { holds: Some(digest), ..life });
-                own.send_modify(|report| Arc::make_mut(report).instance = instance);
-                let report = own.borrow().as_ref().clone();
-                heard.send_modify(|heard| {
-                    let at = BootTime::now();
-                    Arc::make_mut(heard).insert(report.name.clone(), HeardReport { report, at });
-                });
+                if let Some(life) = speaks.instance() {
+                    let instance = Some(Instance { holds: Some(Digest([3; 32]).to_string()), ..life });
+                    own.send_modify(|report| Arc::make_mut(report).instance = instance);
+                    let report = own.borrow().as_ref().clone();
+                    heard.send_modify(|heard| {
+                        let at = BootTime::now();
+                        Arc::make_mut(heard).insert(report.name.clone(), HeardReport { report, at });
+                    });
+                }
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         });
