@@ -57,8 +57,8 @@ fn main() {
                 eprintln!("{files} files, {targets} targets: {}", make.name());
                 let mut contestant = make.make(&source, targets);
                 for workload in &workloads {
-                    let rows = run(&mut *contestant, *workload, &source, files, targets);
-                    tables.add(*workload, files, targets, rows);
+                    let row = run(&mut *contestant, *workload, &source, files, targets);
+                    tables.add(*workload, files, row);
                 }
                 verify(&*contestant);
             }

@@ -26,7 +26,10 @@ struct Entry {
 pub struct Tables(Vec<Entry>);
 
 impl Tables {
-    pub fn add(&mut self, workload: Workload, files: usize, _targets: usize, row: Row) {
+    /// Keeps it, and says it at once: a long run may be stopped.
+    pub fn add(&mut self, workload: Workload, files: usize, row: Row) {
+        let median = row.cost.as_ref().map_or("–".to_owned(), |cost| shown(at(cost, 50)));
+        eprintln!("  {}: {median}", workload.title());
         self.0.push(Entry { workload, files, row });
     }
 
