@@ -388,6 +388,7 @@ async fn the_first_manager_is_the_source() {
     node.until("recorded", |status| status.applied.is_some_and(|(number, _)| number == 2)).await;
     assert_eq!(node.fixture.stat("a"), before);
     assert_eq!(node.fixture.read("b"), "next");
+    node.until_observed(|observed| observed.forest.get(&place("b")).is_some()).await;
     // Another takes over: what is beyond the head goes.
     node.appoint(OTHER, 9);
     node.until_active(None).await;
