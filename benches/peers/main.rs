@@ -1,8 +1,8 @@
 //! syncd beside rsync and lsyncd: one generated tree, the same changes, the same clock.
 //!
-//! `cargo bench --bench peers -- FILES TARGETS WORKLOADS`, each a list with commas, such as `1000,10000 1,3,8
-//! first-copy,one-edit`; `all` stands for every workload. Prints Markdown tables. Ratios hold within one run only;
-//! judges nothing, and installs nothing: it names the Debian package that is missing.
+//! `cargo bench --bench peers -- FILES TARGETS WORKLOADS WHO`, each a list with commas, such as `1000,10000 1,3,8
+//! first-copy,one-edit syncd,rsync`; `all` stands for every workload. Prints Markdown tables. Ratios hold within one run
+//! only; judges nothing, and installs nothing: it names the Debian package that is missing.
 //!
 //! Owns the order of things; what is changed is in `workload`, who carries it in `contestant`, what it costs in `meter`.
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)] // it prints for people, and ends when something breaks
@@ -29,6 +29,8 @@ use workload::{Source, Workload};
 
 const FILES: &str = "10000";
 const TARGETS: &str = "3";
+/// How the names begin of those that take part.
+const WHO: &str = "syncd,rsync,lsyncd";
 const WORKLOADS: &str = "first-copy,one-edit,edits,rename,deletes,no-change";
 /// Between two single edits, so that each meets a system at rest.
 const REST: Duration = Duration::from_millis(40);
@@ -44,6 +46,8 @@ fn main() {
     };
     let (sizes, targets) = (numbers(word(0, FILES)), numbers(word(1, TARGETS)));
     let workloads = workload::parse(&word(2, WORKLOADS));
+    let who = word(3, WHO);
+    let takes_part = |name: &str| who.split(',').any(|start| name.starts_with(start));
     let missing = host::missing();
     missing.iter().for_each(|(tool, package)| {
         eprintln!("{tool} is not installed, so it is left out: apt-get install {package}");
@@ -53,7 +57,7 @@ fn main() {
     for &files in &sizes {
         let source = Source::generate(files);
         for &targets in &targets {
-            for make in contestant::all(&missing) {
+            for make in contestant::all(&missing).into_iter().filter(|make| takes_part(&make.name())) {
                 eprintln!("{files} files, {targets} targets: {}", make.name());
                 let mut contestant = make.make(&source, targets);
                 for workload in &workloads {
