@@ -298,6 +298,7 @@ impl ApplyTask {
         let earlier = std::mem::take(&mut self.displaced);
         let made = edits.clone();
         let drifted = self.drifting.clone();
+        let writing = self.parts.inventory.writing();
         let work = move || {
             let why = |place: &Place| match drifted.contains(place) {
                 true => "it was changed on this node, which is not the manager",
@@ -328,6 +329,7 @@ impl ApplyTask {
         self.displaced_due = Instant::now() + SECOND_LOOK;
         self.now.wait_until(self.displaced_due);
         self.parts.inventory.applied(outcome.written).await;
+        drop(writing);
         let now = Instant::now();
         for edit in &made {
             let is_folder = |entry: &Option<Entry>| entry.as_ref().is_some_and(Entry::is_folder);

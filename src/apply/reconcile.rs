@@ -14,7 +14,7 @@ use crate::apply::displaced::Displaced;
 use crate::crash;
 use crate::model::{ArtifactPath, Edit, Entry, FileTime, Forest, Place, RootName, unix_ms};
 use crate::plan;
-use crate::store::{Applied, Store};
+use crate::store::{Applied, Reader, Store};
 use crate::tree::{Kind, Root, Seen, StageName, Staged, TreeError, Workshop};
 
 /// How often a place is tried that somebody else changes at the same moment.
@@ -214,12 +214,13 @@ impl Work<'_> {
     fn stage_steps(&self, steps: &mut [Step]) -> Result<(), ApplyError> {
         let failed = AtomicBool::new(false);
         let stage_some = |steps: &mut [Step]| {
+            let reader = self.round.store.reader()?;
             steps.iter_mut().try_for_each(|step| {
                 // What the other one failed at is the error to tell.
                 if failed.load(Ordering::Relaxed) {
                     return Ok(());
                 }
-                let result = self.stage(step);
+                let result = self.stage(step, &reader);
                 failed.fetch_or(result.is_err(), Ordering::Relaxed);
                 self.round.store.meter().count("applying", size_of(step.edit.new.as_ref()).unwrap_or(0));
                 result
@@ -237,7 +238,7 @@ impl Work<'_> {
         })
     }
 
-    fn stage(&self, step: &mut Step) -> Result<(), ApplyError> {
+    fn stage(&self, step: &mut Step, reader: &Reader<'_>) -> Result<(), ApplyError> {
         let edit = &step.edit;
         let place = &edit.place;
         if let (Some(old), Some(new)) = (&edit.old, &edit.new)
@@ -251,16 +252,18 @@ impl Work<'_> {
         match &edit.new {
             Some(Entry::File { mode, size, hash }) => {
                 let site = self.site(&place.root)?;
-                let before = site.root.stat(&place.path).map_err(error)?;
-                let last = self
-                    .round
-                    .store
+                // Where nothing is expected, what is there all the same is seen when it is put in place.
+                let before = match edit.old {
+                    Some(_) => site.root.stat(&place.path).map_err(error)?,
+                    None => None,
+                };
+                let last = reader
                     .last_second(place)?
                     .max(before.filter(|stat| stat.kind == Kind::File).map(|stat| stat.mtime.seconds));
-                let author = self.round.store.author_mtime(place)?.unwrap_or_else(now);
+                let author = reader.author_mtime(place)?.unwrap_or_else(now);
                 let mtime = plan::mtime_for(author, last);
                 let staged = Staged { hash: *hash, size: *size, mode: *mode, owner: site.owner, mtime };
-                let mut content = self.round.store.open_blob(hash)?;
+                let mut content = reader.open_blob(hash)?;
                 workshop.stage(&name, &mut content, &staged).map_err(error)?;
                 step.mtime = mtime;
             }
@@ -297,10 +300,12 @@ impl Work<'_> {
         let place = &step.edit.place;
         let error = ApplyError::at(place);
         let is_file = matches!(step.edit.new, Some(Entry::File { .. }));
-        for _ in 0..TRIES {
+        for attempt in 0..TRIES {
             let root = &self.site(&place.root)?.root;
             let workshop = self.workshop(place)?;
-            let Some(there) = root.stat(&place.path).map_err(error)? else {
+            let is_expected = attempt > 0 || step.edit.old.is_some();
+            let there = if is_expected { root.stat(&place.path).map_err(error)? } else { None };
+            let Some(there) = there else {
                 if workshop.place(&name, &place.path).map_err(error)? {
                     self.did(Undo::Take(place.clone(), name));
                     if is_file {

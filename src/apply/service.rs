@@ -95,7 +95,7 @@ impl Stager {
             return Ok(self.refused(&reason));
         }
         let generation = header.generation.clone();
-        let _running = self.stages.begin(generation.number);
+        let running = self.stages.begin(generation.number);
         let _permit = tokio::time::timeout(TURN, self.staging.acquire())
             .await
             .map_err(|_| Status::resource_exhausted("too many stages at once"))?
@@ -112,6 +112,7 @@ impl Stager {
         if self.store.pins().len() >= PINS_MAX {
             return Ok(self.refused("too many generations wait here for the log"));
         }
+        let parcels = parcels.inspect(|_| running.progressed());
         let received =
             tokio::time::timeout(RECEIVE_MAX, receive(&self.store, header, Arc::default(), parcels))
                 .await

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// How long a stage that was begun may take before the generation is fetched as well.
+/// How long nothing may come of a stage that was begun before the generation is fetched as well.
 const BEGUN: Duration = Duration::from_secs(2);
 /// How long one that was not begun is waited for: the manager stages on all nodes at the same time.
 const EXPECTED: Duration = Duration::from_millis(100);
@@ -18,9 +18,15 @@ pub(super) struct Stages(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    running: Mutex<BTreeMap<u64, usize>>,
+    running: Mutex<BTreeMap<u64, Progress>>,
     /// Counts ends.
     ended: watch::Sender<u64>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Progress {
+    stages: usize,
+    last: Instant,
 }
 
 /// One stage; ends when it is dropped.
@@ -37,7 +43,11 @@ impl Stages {
 
     /// Generation `number` begins to come in.
     pub(super) fn begin(&self, number: u64) -> Running {
-        *self.running().entry(number).or_default() += 1;
+        let now = Instant::now();
+        let mut running = self.running();
+        let progress = running.entry(number).or_insert(Progress { stages: 0, last: now });
+        (progress.stages, progress.last) = (progress.stages + 1, now);
+        drop(running);
         Running { stages: self.clone(), number }
     }
 
@@ -49,28 +59,36 @@ impl Stages {
             if pinned() {
                 return true;
             }
-            let limit = if self.running().contains_key(&number) { BEGUN } else { EXPECTED };
-            // The sender lives as long as `self`: a change or the limit ends the wait.
-            if tokio::time::timeout_at(since + limit, ended.changed()).await.is_err()
-                && since.elapsed() >= limit
-                && (limit == BEGUN || !self.running().contains_key(&number))
-            {
+            let until =
+                self.running().get(&number).map_or(since + EXPECTED, |progress| progress.last + BEGUN);
+            if Instant::now() >= until {
                 return pinned();
             }
+            // Whether one ended or the time is up: it is looked again. The sender lives as long as `self`.
+            let _ = tokio::time::timeout_at(until, ended.changed()).await;
         }
     }
 
-    fn running(&self) -> MutexGuard<'_, BTreeMap<u64, usize>> {
+    fn running(&self) -> MutexGuard<'_, BTreeMap<u64, Progress>> {
         self.0.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Running {
+    /// Something of it came.
+    pub(super) fn progressed(&self) {
+        if let Some(progress) = self.stages.running().get_mut(&self.number) {
+            progress.last = Instant::now();
+        }
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
         let mut running = self.stages.running();
-        if let Some(count) = running.get_mut(&self.number) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(progress) = running.get_mut(&self.number) {
+            progress.stages -= 1;
+            if progress.stages == 0 {
                 running.remove(&self.number);
             }
         }
@@ -104,5 +122,23 @@ mod tests {
         drop(running);
         assert!(waiting.await.unwrap());
         assert!(stages.wait_for(1, || true).await);
+    }
+
+    #[tokio::test]
+    async fn one_that_goes_on_is_waited_for_and_one_that_hangs_is_not() {
+        let stages = Stages::new();
+        let running = stages.begin(1);
+        let waiting = tokio::spawn({
+            let stages = stages.clone();
+            async move { stages.wait_for(1, || false).await }
+        });
+        for _ in 0..3 {
+            tokio::time::sleep(BEGUN / 2).await;
+            running.progressed();
+            assert!(!waiting.is_finished());
+        }
+        let began = Instant::now();
+        assert!(!waiting.await.unwrap());
+        assert!((BEGUN..2 * BEGUN).contains(&began.elapsed()), "{:?}", began.elapsed());
     }
 }

@@ -49,6 +49,17 @@ pub struct InventoryHandle {
     pub(super) requests: mpsc::Sender<Asked>,
     pub(super) observed: watch::Receiver<Arc<Observed>>,
     pub(super) meter: Meter,
+    pub(super) writers: watch::Sender<u32>,
+}
+
+/// While it lives, what is reported of the roots waits: see [`InventoryHandle::writing`].
+#[derive(Debug)]
+pub struct Writing(watch::Sender<u32>);
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        self.0.send_modify(|writers| *writers -= 1);
+    }
 }
 
 impl InventoryHandle {
@@ -126,6 +137,14 @@ impl InventoryHandle {
     pub async fn set_rules(&self, rules: &Rules) -> Result<Arc<Observed>, PatternError> {
         let book = RuleBook::new(rules)?;
         Ok(self.ask(Request::Rules(book)).await)
+    }
+
+    /// Before the caller writes to many places: their events wait until what this returns is dropped, which should be
+    /// after [`InventoryHandle::applied`], so that nothing is read that this node just wrote. Walks go on.
+    #[must_use]
+    pub fn writing(&self) -> Writing {
+        self.writers.send_modify(|writers| *writers += 1);
+        Writing(self.writers.clone())
     }
 
     /// Says what the caller itself just made of some places, so that nothing need be read again; `Seen::stat` is

@@ -109,11 +109,12 @@ impl Look<'_> {
             }
         }
         for (path, seen) in fits {
-            if seen.is_some() && ancestors(&path).iter().any(|folder| !draft.is_folder(holding, folder)) {
-                rest.insert(path);
-                continue;
-            }
             match seen {
+                Some(seen) if ancestors(&path).iter().any(|folder| !draft.is_folder(holding, folder)) => {
+                    // Whoever walks that folder need not read it.
+                    holding.seen.insert(path.clone(), seen);
+                    rest.insert(path);
+                }
                 Some(seen) => self.there(holding, &mut draft, path, seen),
                 None => self.gone(holding, &mut draft, &path),
             }

@@ -19,7 +19,7 @@ mod state;
 mod task;
 mod touched;
 
-pub use handle::{InventoryHandle, Reread};
+pub use handle::{InventoryHandle, Reread, Writing};
 pub use observed::{Observed, RootState, Unwatched};
 pub use task::{InventoryTask, new};
 pub use touched::Touched;

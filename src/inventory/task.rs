@@ -25,6 +25,8 @@ pub struct InventoryTask {
     changes: Option<Changes>,
     requests: mpsc::Receiver<Asked>,
     observed: watch::Sender<Arc<Observed>>,
+    /// How many write to the roots at this moment.
+    writers: watch::Receiver<u32>,
     rescan_every: Duration,
 }
 
@@ -38,8 +40,10 @@ pub fn new(config: Config) -> Result<(InventoryHandle, InventoryTask), PatternEr
     let mut state = State::new(&config, watcher)?;
     let (observed, receiver) = watch::channel(Arc::new(state.observed()));
     let (sender, requests) = mpsc::channel(REQUESTS_MAX);
-    let handle = InventoryHandle { requests: sender, observed: receiver, meter: state.meter() };
-    Ok((handle, InventoryTask { state, changes, requests, observed, rescan_every: config.rescan_every }))
+    let (writers, writing) = watch::channel(0);
+    let handle = InventoryHandle { requests: sender, observed: receiver, meter: state.meter(), writers };
+    let rescan_every = config.rescan_every;
+    Ok((handle, InventoryTask { state, changes, requests, observed, writers: writing, rescan_every }))
 }
 
 impl InventoryTask {
@@ -48,7 +52,7 @@ impl InventoryTask {
     /// # Errors
     /// [`InventoryError::Look`].
     pub async fn run(self, stop: CancellationToken) -> Result<(), InventoryError> {
-        let Self { mut state, mut changes, mut requests, observed, rescan_every } = self;
+        let Self { mut state, mut changes, mut requests, observed, mut writers, rescan_every } = self;
         let mut job = Job { walk: true, ..Job::default() };
         let mut waiting: Vec<Answer> = Vec::new();
         let mut next_walk = Instant::now();
@@ -83,7 +87,7 @@ impl InventoryTask {
             (job, waiting) = tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(()),
-                next = next_job(&mut state, &mut changes, &mut requests, next_walk) => next,
+                next = next_job(&mut state, &mut changes, &mut requests, &mut writers, next_walk) => next,
             };
         }
     }
@@ -96,6 +100,7 @@ async fn next_job(
     state: &mut State,
     changes: &mut Option<Changes>,
     requests: &mut mpsc::Receiver<Asked>,
+    writers: &mut watch::Receiver<u32>,
     next_walk: Instant,
 ) -> (Job, Vec<Answer>) {
     let check = Instant::now() + CHECK_EVERY;
@@ -113,13 +118,16 @@ async fn next_job(
                 }
                 false
             }
-            set = next_changes(changes) => { job.changes = set; false }
+            set = next_changes(changes), if *writers.borrow() == 0 => { job.changes = set; false }
+            Ok(()) = writers.changed() => false,
             () = tokio::time::sleep_until(deadline) => true,
         };
         while let Ok(asked) = requests.try_recv() {
             take(asked, &mut job, &mut waiting);
         }
-        if let Some(set) = next_changes(changes).now_or_never() {
+        if *writers.borrow() == 0
+            && let Some(set) = next_changes(changes).now_or_never()
+        {
             job.changes.merge(set);
         }
         let now = Instant::now();

@@ -15,6 +15,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::*;
 use crate::model::{ArtifactPath, ContentHash, Entry, Place, RootRules};
 use crate::tree::{Observation, Seen, observe};
+use crate::watcher::ChangeSet;
 
 const LONG: Duration = Duration::from_secs(20);
 
@@ -407,6 +408,54 @@ async fn what_was_applied_is_taken_over_unless_it_changed_meanwhile() {
     state.sweep(state::Job { applied, ..state::Job::default() });
     let seen = state.observed().forest;
     assert_eq!(seen.get(&place(b"x")).unwrap().content(), Some(ContentHash::of(b"22")));
+}
+
+#[tokio::test]
+async fn what_this_node_wrote_is_not_read_again_for_its_event() {
+    let (_outside, path, mut state) = unwatched();
+    let root = state.observed().roots[&name()].root.clone().unwrap();
+    // A hash that no reading would give.
+    let told = ContentHash::of(b"told");
+    let hour = Duration::from_secs(3600);
+    let now = std::time::SystemTime::now();
+    for (file, mtime, read) in [("old", now - hour, false), ("future", now + hour, true)] {
+        fs::write(path.join(file), "1").unwrap();
+        File::options().write(true).open(path.join(file)).unwrap().set_modified(mtime).unwrap();
+        let place = place(file.as_bytes());
+        let stat = root.stat(&place.path).unwrap().unwrap();
+        let entry = Entry::File { mode: stat.mode, size: 1, hash: told };
+        let applied = vec![(place.clone(), Some(Seen::now(entry, stat)))];
+        let event = || ChangeSet {
+            paths: [(place.clone(), tokio::time::Instant::now())].into_iter().collect(),
+            ..ChangeSet::default()
+        };
+        state.sweep(state::Job { applied, changes: event(), ..state::Job::default() });
+        state.sweep(state::Job { changes: event(), ..state::Job::default() });
+        let seen = state.observed().forest.get(&place).and_then(Entry::content);
+        assert_eq!(seen != Some(told), read, "{file}");
+    }
+    // A writer can't leave such a time behind.
+    fs::write(path.join("old"), "2").unwrap();
+    let changes = ChangeSet {
+        paths: [(place(b"old"), tokio::time::Instant::now())].into_iter().collect(),
+        ..ChangeSet::default()
+    };
+    state.sweep(state::Job { changes, ..state::Job::default() });
+    let seen = state.observed().forest.get(&place(b"old")).and_then(Entry::content);
+    assert_eq!(seen, Some(ContentHash::of(b"2")));
+}
+
+#[tokio::test]
+async fn events_wait_while_somebody_writes_here() {
+    let mut rig = Rig::ready(|path| fs::write(path.join("x"), "1").unwrap()).await;
+    let writing = rig.handle.writing();
+    fs::write(rig.path.join("x"), "2").unwrap();
+    for _ in 0..50 {
+        let seen = rig.handle.applied(vec![(place(b"y"), None)]).await;
+        assert_eq!(seen.forest.get(&place(b"x")).and_then(Entry::content), Some(ContentHash::of(b"1")));
+    }
+    drop(writing);
+    rig.until_content(b"x", b"2").await;
 }
 
 #[tokio::test]

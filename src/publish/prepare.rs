@@ -228,7 +228,8 @@ fn encode(
     let has = |hash: &ContentHash| Ok::<_, PublishError>(how.patches && store.has(hash)?);
     let encoder = Encoder::new(proposal, base, sent, BTreeMap::new(), has)?;
     let mut runs = Vec::new();
-    let open = |hash: &ContentHash| Ok::<_, PublishError>(store.open_blob(hash)?);
+    let reader = store.reader()?;
+    let open = |hash: &ContentHash| Ok::<_, PublishError>(reader.open_blob(hash)?);
     let spool = Spool::fill(
         spool_dir,
         |out| {

@@ -101,6 +101,8 @@ impl Stages {
         let (lane, enough, answers) = (Arc::clone(lane), round.enough.clone(), round.answers.clone());
         self.running.spawn(async move {
             let permit = tokio::select! {
+                // A majority may be there before this begins; the member would have to fetch what was encoded once.
+                biased;
                 permit = lane.acquire() => permit,
                 () = enough.cancelled() => return,
             };

@@ -4,14 +4,21 @@
 //! single sync is long. What a batch put is durable only after [`Batch::sync`] or [`Batch::pin`]; dropping a batch
 //! takes back what was not.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::Read;
+use std::time::{Duration, Instant};
 
 use crate::crash;
 use crate::model::{ContentHash, Entry, Proposal};
 use crate::store::index::{BLOBS, PACKS, PINS, encode};
 use crate::store::pack::{Location, PORTION_BYTES, Writer};
 use crate::store::{PinKey, Pinned, Store, StoreError};
+
+/// So many contents are noted in the index at once, or one pack full: hashes lie everywhere in its table, so that each
+/// time most of it is written anew. The pack is synced in smaller portions.
+const NOTED_AT_ONCE: usize = 16_384;
+/// What came longer ago is not to come again, however slowly the rest follows.
+const NOTED_WITHIN: Duration = Duration::from_secs(5);
 
 /// One run of additions.
 pub struct Batch<'a> {
@@ -22,11 +29,20 @@ pub struct Batch<'a> {
     held: HashSet<ContentHash>,
     /// Bytes that were found to be free and not used yet: the disk is asked once per portion.
     room: u64,
+    /// When the index last noted what had come.
+    noted: Instant,
 }
 
 impl<'a> Batch<'a> {
     pub(super) fn new(store: &'a Store) -> Self {
-        Self { store, writer: None, pending: HashMap::new(), held: HashSet::new(), room: 0 }
+        Self {
+            store,
+            writer: None,
+            pending: HashMap::new(),
+            held: HashSet::new(),
+            room: 0,
+            noted: Instant::now(),
+        }
     }
 
     /// Adds one content, checked against `hash` and `size` while it is written. One that is there already is read to
@@ -46,11 +62,11 @@ impl<'a> Batch<'a> {
             None => self.store.packs().writer()?,
         };
         let appended = writer.append(hash, size, content);
-        let (unsettled, full) = (writer.unsettled(), writer.is_full());
+        let full = writer.is_full();
         self.writer = Some(writer);
         self.pending.insert(*hash, appended?);
         self.store.meter().count("receiving", size);
-        if unsettled >= PORTION_BYTES || full {
+        if full || self.pending.len() >= NOTED_AT_ONCE || self.noted.elapsed() >= NOTED_WITHIN {
             self.sync()?;
             if full {
                 self.writer = None;
@@ -163,7 +179,9 @@ impl<'a> Batch<'a> {
             if let Some((number, length)) = mark {
                 txn.open_table(PACKS)?.insert(number, length)?;
                 let mut blobs = txn.open_table(BLOBS)?;
-                for (hash, location) in &self.pending {
+                // In order: each page of the table is touched once.
+                let pending: BTreeMap<&ContentHash, &Location> = self.pending.iter().collect();
+                for (hash, location) in pending {
                     blobs.insert(hash.0, (location.pack, location.offset, location.size))?;
                 }
             }
@@ -180,6 +198,7 @@ impl<'a> Batch<'a> {
             }
         }
         noted?;
+        self.noted = Instant::now();
         self.store.0.holds.renew(self.pending.keys());
         self.store.count_churn(self.pending.len() as u64);
         self.pending.clear();

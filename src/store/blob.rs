@@ -3,9 +3,10 @@
 use std::fs::File;
 use std::io::{self, Cursor, Read};
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 use crate::model::ContentHash;
-use crate::store::pack::{HEADER_BYTES, Location};
+use crate::store::pack::{HEADER_BYTES, Location, header_of};
 
 /// Contents up to this size are checked as a whole before the first byte is given out.
 const WHOLE_BYTES_MAX: u64 = 1 << 20;
@@ -21,25 +22,30 @@ pub struct Blob {
 #[derive(Debug)]
 enum Source {
     Whole(Cursor<Vec<u8>>),
-    Streamed { file: File, at: u64, end: u64, hash: ContentHash, hasher: Box<blake3::Hasher> },
+    Streamed { file: Arc<File>, at: u64, end: u64, hash: ContentHash, hasher: Box<blake3::Hasher> },
 }
 
 impl Blob {
-    /// None when the bytes are not those of `hash`.
-    pub(super) fn open(file: File, hash: &ContentHash, location: Location) -> io::Result<Option<Self>> {
+    /// Opens the content at `location` of a pack; none when its record or its bytes are not those of `hash`.
+    pub(super) fn open(file: Arc<File>, hash: &ContentHash, location: Location) -> io::Result<Option<Self>> {
         let (at, size) = (location.offset + HEADER_BYTES, location.size);
-        if size > WHOLE_BYTES_MAX {
-            let source = Source::Streamed { file, at, end: at + size, hash: *hash, hasher: Box::default() };
-            return Ok(Some(Self { size, source }));
-        }
-        let mut bytes = vec![0; size as usize];
-        match file.read_exact_at(&mut bytes, at) {
-            Ok(()) if ContentHash::of(&bytes) == *hash => {}
+        let is_whole = size <= WHOLE_BYTES_MAX;
+        let header = header_of(hash, size);
+        let mut bytes = vec![0; header.len() + if is_whole { size as usize } else { 0 }];
+        match file.read_exact_at(&mut bytes, location.offset) {
+            Ok(()) if bytes.starts_with(&header) => {}
             Ok(()) => return Ok(None),
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
             Err(error) => return Err(error),
         }
-        Ok(Some(Self { size, source: Source::Whole(Cursor::new(bytes)) }))
+        if !is_whole {
+            let source = Source::Streamed { file, at, end: at + size, hash: *hash, hasher: Box::default() };
+            return Ok(Some(Self { size, source }));
+        }
+        let is_sound = ContentHash::of(&bytes[header.len()..]) == *hash;
+        let mut content = Cursor::new(bytes);
+        content.set_position(HEADER_BYTES);
+        Ok(is_sound.then_some(Self { size, source: Source::Whole(content) }))
     }
 
     /// Its length in bytes.

@@ -411,6 +411,8 @@ impl Store {
                     .filter_map(|edit| edit.new.as_ref().and_then(Entry::content))
                     .collect();
             }
+            // In order: each page of the table is touched once.
+            brought.sort_unstable();
             for hash in brought {
                 if committed.get(hash.0)?.is_none() {
                     committed.insert(hash.0, key.number)?;

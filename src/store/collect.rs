@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
+use std::sync::Arc;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -274,7 +275,7 @@ impl Collector {
             let mut moves = Vec::with_capacity(needed.len());
             for (hash, from) in needed {
                 let path = store.packs().path(pack);
-                let file = store.packs().open_record(&hash, from)?;
+                let file = Arc::new(store.packs().open_pack(pack)?);
                 let blob = Blob::open(file, &hash, from).map_err(StoreError::io("read", &path))?;
                 let appended = match blob {
                     Some(mut blob) => writer.append(&hash, from.size, &mut blob),

@@ -27,6 +27,7 @@ mod hold;
 mod index;
 mod pack;
 mod quarantine;
+mod reader;
 mod records;
 mod rows;
 
@@ -38,6 +39,7 @@ pub use collect::{Collected, Collector};
 pub use error::StoreError;
 pub use hold::Hold;
 pub use quarantine::{QuarantineId, QuarantineItem, Quarantined};
+pub use reader::Reader;
 pub use records::Applied;
 
 use chain::{Chain, PinKey};
@@ -150,8 +152,8 @@ impl Store {
         loop {
             let location = self.location(hash)?.ok_or(StoreError::Missing { hash: *hash })?;
             let pack = self.0.packs.path(location.pack);
-            let opened = self.0.packs.open_record(hash, location).and_then(|file| {
-                Blob::open(file, hash, location)
+            let opened = self.0.packs.open_pack(location.pack).and_then(|file| {
+                Blob::open(Arc::new(file), hash, location)
                     .map_err(StoreError::io("read", &pack))?
                     .ok_or(StoreError::Damaged { hash: *hash, pack })
             });

@@ -162,9 +162,7 @@ impl Packs {
 
     /// The records of a pack.
     pub(super) fn records(&self, number: u32) -> Result<Records, StoreError> {
-        let path = self.path(number);
-        let file = File::open(&path).map_err(StoreError::io("open", &path))?;
-        Ok(Records { file, path })
+        Ok(Records { file: self.open_pack(number)?, path: self.path(number) })
     }
 
     fn idle(&self) -> MutexGuard<'_, Idle> {
@@ -183,20 +181,10 @@ impl Packs {
         Ok(Pack { number, file, path, length: 0 })
     }
 
-    /// Opens the content at `location`, after its record was checked to be that of `hash`.
-    pub(super) fn open_record(&self, hash: &ContentHash, location: Location) -> Result<File, StoreError> {
-        let path = self.path(location.pack);
-        let file = File::open(&path).map_err(StoreError::io("open", &path))?;
-        let mut header = [0; HEADER_BYTES as usize];
-        let expected = header_of(hash, location.size);
-        match file.read_exact_at(&mut header, location.offset) {
-            Ok(()) if header == expected => Ok(file),
-            Ok(()) => Err(StoreError::Damaged { hash: *hash, pack: path }),
-            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
-                Err(StoreError::Damaged { hash: *hash, pack: path })
-            }
-            Err(error) => Err(StoreError::io("read", &path)(error)),
-        }
+    /// Opens a pack to read contents from it.
+    pub(super) fn open_pack(&self, number: u32) -> Result<File, StoreError> {
+        let path = self.path(number);
+        File::open(&path).map_err(StoreError::io("open", &path))
     }
 
     /// Fails when less than `bytes` and the reserve are free.
@@ -405,7 +393,7 @@ fn number_of(path: &Path) -> Option<u32> {
     path.file_name()?.to_str()?.strip_suffix(".pack")?.parse().ok()
 }
 
-fn header_of(hash: &ContentHash, size: u64) -> [u8; HEADER_BYTES as usize] {
+pub(super) fn header_of(hash: &ContentHash, size: u64) -> [u8; HEADER_BYTES as usize] {
     let mut header = [0; HEADER_BYTES as usize];
     header[..4].copy_from_slice(&MAGIC);
     header[4..36].copy_from_slice(hash.as_bytes());

@@ -16,6 +16,9 @@ pub const FILE_BYTES_MAX: u64 = 1 << 30;
 /// A file system's clock may tick slowly: two writes within this may leave one and the same time.
 const RACY_SECONDS: i64 = 2;
 
+/// No kernel's clock of files ticks more slowly.
+const TICK_NANOS: i128 = 20_000_000;
+
 /// How long a file must not have changed where the kernel can't tell of its writers.
 const QUIET_NANOS: i128 = 300_000_000;
 
@@ -31,15 +34,18 @@ pub struct Seen {
     pub entry: Entry,
     /// What the kernel said of it, before and after it was read.
     pub stat: Stat,
-    /// When its reading began, by the wall clock.
+    /// When its reading began, by the wall clock; as if long after its last change for what this process made.
     pub hashed_at: FileTime,
 }
 
 impl Seen {
-    /// What this process itself just made of a path: `stat` was taken afterwards.
+    /// What this process itself just made of a path, with a time of its own choice: `stat` was taken afterwards. Where
+    /// that time lies clearly before the change time, it tells of any later write, however slowly the clock ticks.
     #[must_use]
     pub fn now(entry: Entry, stat: Stat) -> Self {
-        Self { entry, stat, hashed_at: wall_clock() }
+        let is_telling = nanos(stat.ctime) - nanos(stat.mtime) >= TICK_NANOS;
+        let settled = FileTime { seconds: stat.ctime.seconds + RACY_SECONDS + 1, ..stat.ctime };
+        Self { entry, stat, hashed_at: if is_telling { settled } else { wall_clock() } }
     }
 
     /// Whether content that was hashed then may have changed since without leaving a trace in its times.
@@ -217,9 +223,12 @@ fn is_being_written(file: &OwnedFd, stat: &Stat) -> bool {
 
 /// Where nobody can say whether a writer is at work, a file that changed just now is taken to have one.
 fn is_fresh(changed: FileTime, now: FileTime) -> bool {
-    let nanos = |time: FileTime| i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanos);
     // A time that lies ahead is another clock's; it must not keep a file from being read for ever.
     (0..QUIET_NANOS).contains(&(nanos(now) - nanos(changed)))
+}
+
+fn nanos(time: FileTime) -> i128 {
+    i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanos)
 }
 
 fn wall_clock() -> FileTime {
