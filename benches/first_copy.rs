@@ -44,6 +44,7 @@ fn measure(files: usize, workers: usize) {
     let aside = cluster.dir.path().join("aside");
     tree::generate(&aside, files, &mut rng);
     cluster.write(0, "seed.xml", "<seed/>");
+    as_the_unit_file(&mut cluster);
     let all: Vec<usize> = (0..=workers).collect();
     all.iter().for_each(|node| cluster.start(*node));
     cluster.wait_in_sync(&all, LONG);
@@ -135,6 +136,14 @@ fn count_syncs(files: usize) {
     drop(cluster);
     for mut strace in running {
         strace.wait().unwrap();
+    }
+}
+
+/// The settings of the allocator that the unit file makes.
+fn as_the_unit_file(cluster: &mut TestCluster) {
+    for node in &mut cluster.nodes {
+        node.env.insert("MALLOC_ARENA_MAX".to_owned(), "1".to_owned());
+        node.env.insert("MALLOC_TRIM_THRESHOLD_".to_owned(), "131072".to_owned());
     }
 }
 

@@ -26,6 +26,8 @@ use crate::store::{Adopted, Applied, StoreError};
 pub(super) const SECOND_LOOK: Duration = Duration::from_secs(2);
 /// The first and the longest wait before an apply that failed is tried again.
 const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// From so many files more or less on, what the roots and the head have in common is kept once.
+const SHARED_FROM: u64 = 1000;
 /// How soon one is tried again that met somebody else's change.
 const RESTLESS_AGAIN: Duration = Duration::from_millis(50);
 
@@ -353,7 +355,7 @@ impl ApplyTask {
             took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
             "applied"
         );
-        self.recorded(record, head);
+        self.recorded(record, head).await;
         Ok(true)
     }
 
@@ -487,12 +489,16 @@ impl ApplyTask {
             Ok::<_, StoreError>(write)
         };
         if blocking(work).await?? {
-            self.recorded(record, head);
+            self.recorded(record, head).await;
         }
         Ok(())
     }
 
-    fn recorded(&mut self, record: Applied, head: &Arc<Adopted>) {
+    async fn recorded(&mut self, record: Applied, head: &Arc<Adopted>) {
+        let before = self.applied.as_ref().and_then(|(_, forest)| forest.as_deref());
+        if before.map_or(0, Forest::files).abs_diff(head.forest.files()) >= SHARED_FROM {
+            self.parts.inventory.share(head.forest.clone()).await;
+        }
         if self.applied.as_ref().is_none_or(|(applied, _)| *applied != record) {
             let millis = unix_ms().saturating_sub(head.generation.created_unix_ms);
             self.parts.observer.propagated(Duration::from_millis(u64::try_from(millis).unwrap_or_default()));

@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::inventory::Observed;
 use crate::inventory::state::{Applied, RuleBook};
-use crate::model::{Entry, Meter, Place, Rules};
+use crate::model::{Entry, Forest, Meter, Place, Rules};
 use crate::plan::PatternError;
 use crate::tree::Seen;
 
@@ -22,6 +22,8 @@ pub(super) enum Request {
     Rules(RuleBook),
     /// Take over what was just written here.
     Applied(Applied),
+    /// Keep what equals this only once in memory.
+    Share(Forest),
 }
 
 /// How far reading every file is.
@@ -151,6 +153,11 @@ impl InventoryHandle {
     /// what a stat said *after* the last call on the path. A place that looks different by now is looked at as usual.
     pub async fn applied(&self, places: Vec<(Place, Option<Seen>)>) -> Arc<Observed> {
         self.ask(Request::Applied(places)).await
+    }
+
+    /// Offers what the caller keeps in memory anyway: a root that holds the same is told by it from then on.
+    pub async fn share(&self, forest: Forest) {
+        self.ask(Request::Share(forest)).await;
     }
 
     /// After the task has ended, the last state is the answer.

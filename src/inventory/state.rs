@@ -47,6 +47,8 @@ pub(super) struct Job {
     pub rules: Option<RuleBook>,
     /// What was just written here.
     pub applied: Applied,
+    /// What somebody else keeps in memory.
+    pub shared: Option<Forest>,
     /// What was reported.
     pub changes: ChangeSet,
     /// Look at what has no watch.
@@ -198,6 +200,14 @@ impl State {
             }
         }
         news |= look.news;
+        for (name, shared) in job.shared.iter().flat_map(|forest| &forest.roots) {
+            let own = self.holdings.get_mut(name).and_then(|holding| holding.manifest.as_mut());
+            if let Some(own) = own.filter(|own| *own == shared) {
+                own.clone_from(shared);
+                // What is told is the other copy until then.
+                news = true;
+            }
+        }
         let unwatched = look.unwatched;
         if walk {
             self.scan_seconds = now.elapsed().as_secs_f64();

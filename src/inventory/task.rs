@@ -153,6 +153,7 @@ fn take((request, answer): Asked, job: &mut Job, waiting: &mut Vec<Answer>) {
         Request::Reread(places) => job.reread.extend(places),
         Request::Rules(book) => job.rules = Some(book),
         Request::Applied(applied) => job.applied.extend(applied),
+        Request::Share(forest) => job.shared = Some(forest),
     }
     waiting.push(answer);
 }

@@ -446,6 +446,25 @@ async fn what_this_node_wrote_is_not_read_again_for_its_event() {
 }
 
 #[tokio::test]
+async fn what_somebody_else_keeps_is_kept_once_if_it_is_the_same() {
+    let (_outside, path, mut state) = unwatched();
+    fs::write(path.join("x"), "1").unwrap();
+    state.sweep(state::Job { walk: true, ..state::Job::default() });
+    let same = crate::model::Manifest::default()
+        .with(state.observed().forest.iter().map(|(place, entry)| (place.path, Some(entry.clone()))))
+        .unwrap();
+    let share = |manifest: &crate::model::Manifest| {
+        let roots = [(name(), manifest.clone())].into_iter().collect();
+        state::Job { shared: Some(crate::model::Forest { roots }), ..state::Job::default() }
+    };
+    assert!(!state.observed().forest.roots[&name()].shares_with(&same));
+    assert!(state.sweep(share(&same)), "it is told anew, so that the other copy goes");
+    assert!(state.observed().forest.roots[&name()].shares_with(&same));
+    assert!(!state.sweep(share(&crate::model::Manifest::default())), "another one is not taken");
+    assert!(state.observed().forest.roots[&name()].shares_with(&same));
+}
+
+#[tokio::test]
 async fn events_wait_while_somebody_writes_here() {
     let mut rig = Rig::ready(|path| fs::write(path.join("x"), "1").unwrap()).await;
     let writing = rig.handle.writing();

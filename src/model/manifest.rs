@@ -256,6 +256,13 @@ impl Manifest {
         found
     }
 
+    /// Whether both are one in memory.
+    #[cfg(test)]
+    pub(crate) fn shares_with(&self, other: &Self) -> bool {
+        let mut both = self.folders.values().zip(other.folders.values());
+        self.folders.len() == other.folders.len() && both.all(|(own, other)| Arc::ptr_eq(own, other))
+    }
+
     fn top(&self) -> &Folder {
         self.folders.get(&b""[..]).expect("every manifest has its top folder")
     }

@@ -18,7 +18,7 @@ use crate::store::StoreError;
 /// The format of all that lies in the store.
 const FORMAT: u32 = 2;
 /// The index is small and hot parts are held in memory elsewhere.
-const CACHE_BYTES: usize = 8 << 20;
+const CACHE_BYTES: usize = 4 << 20;
 
 /// Single values by name.
 pub(super) const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
