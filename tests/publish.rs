@@ -213,9 +213,9 @@ fn candidates_with_different_content_wait_for_a_person() {
     });
     // Each node tells its own row as its next look finds it.
     cluster.wait("gw1's row to say so", LONG, || {
-        cluster.status(0).is_some_and(|status| {
-            row(&status, "gw1").is_some_and(|found| found["state"] == "needs-seed")
-        })
+        cluster
+            .status(0)
+            .is_some_and(|status| row(&status, "gw1").is_some_and(|found| found["state"] == "needs-seed"))
     });
     assert_eq!(cluster.manager(), None);
     assert_eq!(cluster.read(0, "default/api/a.xml").unwrap(), b"<one/>");

@@ -8,24 +8,19 @@ use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use serde_json::Value;
-use support::{THREE, TestCluster, has_problem, row};
+use support::{THREE, TestCluster, has_problem, row, wait_problem};
 
 const LONG: Duration = Duration::from_secs(40);
 
-/// What a node's status says of a problem, message and remedy, once it names `words`.
-fn wait_problem(cluster: &TestCluster, node: usize, code: &str, words: &str) -> String {
-    let mut found = String::new();
-    cluster.wait(&format!("{code} that names {words:?}"), LONG, || {
+/// Waits until a problem's remedy, whichever node it is about, has `words`.
+fn wait_word(cluster: &TestCluster, node: usize, code: &str, words: &str) {
+    cluster.wait(&format!("{code} with {words:?}"), LONG, || {
         let Some(status) = cluster.status(node) else { return false };
-        let problems = status["problems"].as_array().into_iter().flatten();
-        let said = problems.filter(|problem| problem["code"] == code && problem["node"] == status["node"]);
-        let said = said.map(|problem| {
-            format!("{}; {}", problem["message"].as_str().unwrap(), problem["remedy"].as_str().unwrap())
-        });
-        found = said.into_iter().find(|said| said.contains(words)).unwrap_or_default();
-        !found.is_empty()
+        let mut problems = status["problems"].as_array().into_iter().flatten();
+        problems.any(|found| {
+            found["code"] == code && found["remedy"].as_str().is_some_and(|remedy| remedy.contains(words))
+        })
     });
-    found
 }
 
 /// The commands between backquotes.
@@ -310,6 +305,22 @@ fn rejoining_is_refused_while_the_old_cluster_has_a_quorum() {
     assert_eq!(code, 0, "{said}{why}");
     (0..3).for_each(|node| cluster.start(node));
     wait_problem(&cluster, 2, "succeeded", "`syncd recover --rejoin`");
+    // The other side says so too, and nothing goes from one to the other.
+    wait_problem(&cluster, 0, "predecessor-lives", "gw2, gw3");
+    cluster.write(0, "default/api/new.xml", "<api/>");
+    wait_generation(&cluster, &[0], 2);
+    let mut old = 0;
+    cluster.wait("a manager of the old cluster", LONG, || {
+        let is_manager =
+            |node: &usize| cluster.get(*node, "/manager").is_some_and(|answer| answer.status == 200);
+        old = (1..3).find(is_manager).unwrap_or_default();
+        old > 0
+    });
+    cluster.write(old, "default/api/old.xml", "<api/>");
+    wait_generation(&cluster, &[1, 2], 2);
+    cluster.wait_content(3 - old, "default/api/old.xml", "<api/>", LONG);
+    assert_eq!(cluster.read(0, "default/api/old.xml"), None);
+    assert_eq!(cluster.read(1, "default/api/new.xml").or(cluster.read(2, "default/api/new.xml")), None);
     cluster.stop(2);
     let (code, _, why) = cluster.offline(2, &["recover", "--rejoin", "--yes"]);
     assert_eq!(code, 2);
@@ -319,4 +330,11 @@ fn rejoining_is_refused_while_the_old_cluster_has_a_quorum() {
     assert_eq!(code, 0, "{said}{why}");
     cluster.start(2);
     cluster.wait_in_sync(&[0, 2], LONG);
+    // gw2 is gone for good: nobody waits for it once it is removed.
+    wait_word(&cluster, 0, "not-rejoined", "syncd remove gw2");
+    let (code, said, why) = cluster.cli(0, &["remove", "gw2"]);
+    assert!(code == 0 && said.contains("not waited for"), "{said}{why}");
+    cluster.wait("nobody awaited", LONG, || {
+        cluster.status(0).is_some_and(|status| !has_problem(&status, "not-rejoined"))
+    });
 }

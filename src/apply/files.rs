@@ -62,6 +62,7 @@ impl ApplyTask {
         let observed = Arc::clone(&self.observed.borrow());
         let roots = self.examine(&observed, state, node, head.as_deref()).await?;
         self.now.roots = roots.problems.clone();
+        self.now.marks = roots.marks.clone();
         self.now.problems.extend(roots.problems.iter().map(|(root, what)| of_root(root, what)));
         self.now.problems.extend(roots.notes.iter().cloned());
         self.name_unreadable(&observed);

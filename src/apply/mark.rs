@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -105,6 +106,12 @@ enum Found {
     Mark(Mark),
 }
 
+/// Which mark lies in `root`, in words that two nodes can compare: its id, and the file that holds it as its file system
+/// numbers it. A copy of a folder has the same id in another file; a folder that both mount is the same file to both.
+fn identity(mark: &Mark, file: &std::fs::Metadata) -> String {
+    format!("{}-{:x}-{:x}", mark.id, file.ino(), file.ctime())
+}
+
 /// What follows.
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
@@ -124,7 +131,7 @@ enum Verdict {
 /// # Errors
 /// When it can't be read.
 pub fn is_marked(root: &Root) -> Result<bool, ApplyError> {
-    Ok(matches!(look(root)?, Found::Mark(_)))
+    Ok(matches!(look(root)?.0, Found::Mark(_)))
 }
 
 /// Moves the workshop of `root` aside if it carries a mark; the name that it has then. No artifact is touched. The data
@@ -151,19 +158,25 @@ pub(super) enum Admission {
     Refused(RootProblem),
 }
 
-/// Whether this node may use `root`.
-pub(super) fn admit(store: &Store, root: &Root, who: Who<'_>) -> Result<Admission, ApplyError> {
-    Ok(match decide(stored(store, root)?.as_ref(), &look(root)?, who) {
+/// Whether this node may use `root`, and which mark lies there, whoever wrote it.
+pub(super) fn admit(
+    store: &Store,
+    root: &Root,
+    who: Who<'_>,
+) -> Result<(Admission, Option<String>), ApplyError> {
+    let (found, identity) = look(root)?;
+    let admission = match decide(stored(store, root)?.as_ref(), &found, who) {
         Verdict::Ours => Admission::Joined,
         Verdict::Join { .. } | Verdict::JoinAside => Admission::Free,
         Verdict::Refused(problem) => Admission::Refused(problem),
-    })
+    };
+    Ok((admission, identity))
 }
 
 /// Joins with `root`: writes the mark, and moves a foreign workshop aside first. Nothing to do if that happened before.
 pub(super) fn join(store: &Store, root: &Arc<Root>, who: Who<'_>) -> Result<(), ApplyError> {
     let error = ApplyError::within(root.name());
-    let id = match decide(stored(store, root)?.as_ref(), &look(root)?, who) {
+    let id = match decide(stored(store, root)?.as_ref(), &look(root)?.0, who) {
         Verdict::Ours => return Ok(()),
         Verdict::Refused(problem) => {
             return Err(ApplyError::Unusable { root: root.name().clone(), problem });
@@ -246,20 +259,31 @@ fn stored(store: &Store, root: &Root) -> Result<Option<Mark>, ApplyError> {
     Ok(store.mark(root.name())?.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
 }
 
-/// Looks without making anything.
-fn look(root: &Root) -> Result<Found, ApplyError> {
+/// Looks without making anything: what is there, and which mark if there is one.
+fn look(root: &Root) -> Result<(Found, Option<String>), ApplyError> {
     let error = ApplyError::within(root.name());
     let path = |text: &str| ArtifactPath::new(text.as_bytes()).expect("a plain path");
     if root.stat(&path(".syncd")).map_err(error)?.is_none() {
-        return Ok(Found::Nothing);
+        return Ok((Found::Nothing, None));
     }
     match root.open_file(&path(".syncd/member")) {
         Ok(file) => {
-            let mut bytes = Vec::new();
-            file.take(BYTES_MAX).read_to_end(&mut bytes).map_err(|source| {
+            let read = || {
+                let mut bytes = Vec::new();
+                let meta = file.metadata()?;
+                file.take(BYTES_MAX).read_to_end(&mut bytes)?;
+                Ok((bytes, meta))
+            };
+            let (bytes, meta) = read().map_err(|source| {
                 error(TreeError::Io { operation: "read", path: ".syncd/member".to_owned(), source })
             })?;
-            return Ok(serde_json::from_slice(&bytes).map_or(Found::Foreign, Found::Mark));
+            return Ok(match serde_json::from_slice::<Mark>(&bytes) {
+                Ok(mark) => {
+                    let identity = identity(&mark, &meta);
+                    (Found::Mark(mark), Some(identity))
+                }
+                Err(_) => (Found::Foreign, None),
+            });
         }
         Err(source) if source.is_absent() || matches!(source, TreeError::NotAFile { .. }) => {}
         Err(source) => return Err(error(source)),
@@ -277,10 +301,10 @@ fn look(root: &Root) -> Result<Found, ApplyError> {
             _ => false,
         };
         if !bare {
-            return Ok(Found::Foreign);
+            return Ok((Found::Foreign, None));
         }
     }
-    Ok(Found::Nothing)
+    Ok((Found::Nothing, None))
 }
 
 fn random_id() -> std::io::Result<String> {
@@ -361,7 +385,7 @@ mod tests {
         let fixture = Fixture::new();
         let members = members();
         let who = Who { cluster: CLUSTER, node: 1, members: &members, succeeds: &[], generation: 3 };
-        let admit = |who| admit(&fixture.store, &fixture.root, who).unwrap();
+        let admit = |who| admit(&fixture.store, &fixture.root, who).unwrap().0;
         assert_eq!(admit(who), Admission::Free);
         assert!(!fixture.path(".syncd").exists(), "looking makes nothing");
         join(&fixture.store, &fixture.root, who).unwrap();
@@ -372,7 +396,7 @@ mod tests {
         fs::create_dir(stranger.path(".syncd")).unwrap();
         fs::copy(fixture.path(".syncd/member"), stranger.path(".syncd/member")).unwrap();
         let second = Who { node: 2, ..who };
-        assert_eq!(super::admit(&stranger.store, &stranger.root, second).unwrap(), copied);
+        assert_eq!(super::admit(&stranger.store, &stranger.root, second).unwrap().0, copied);
         fs::remove_file(fixture.path(".syncd/member")).unwrap();
         assert_eq!(admit(who), Admission::Refused(RootProblem::Unmarked));
         assert!(join(&fixture.store, &fixture.root, who).is_err());
@@ -387,7 +411,7 @@ mod tests {
         let who = Who { node: 1, ..before };
         let away = fixture.path("away");
         fs::rename(fixture.path(".syncd"), &away).unwrap();
-        let admit = || admit(&fixture.store, &fixture.root, who).unwrap();
+        let admit = || admit(&fixture.store, &fixture.root, who).unwrap().0;
         assert_eq!(admit(), Admission::Refused(RootProblem::Unmarked));
         assert_eq!(lay_mark_aside(&fixture.store, &fixture.root).unwrap(), None);
         assert_eq!(admit(), Admission::Refused(RootProblem::Unmarked), "nothing was laid aside");
@@ -407,7 +431,7 @@ mod tests {
             let who =
                 Who { cluster: CLUSTER, node: 1, members: &BTreeMap::new(), succeeds: &[], generation: 0 };
             join(&fixture.store, &fixture.root, who).unwrap();
-            assert_eq!(admit(&fixture.store, &fixture.root, who).unwrap(), Admission::Joined);
+            assert_eq!(admit(&fixture.store, &fixture.root, who).unwrap().0, Admission::Joined);
             let moved = path.replace(".syncd", ".syncd.foreign-1");
             assert_eq!(fixture.read(&moved), text);
             assert_eq!(fixture.observed().files(), 0, "no scan sees it");

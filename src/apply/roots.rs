@@ -6,13 +6,13 @@ use std::sync::Arc;
 use crate::apply::displaced::clear_leftovers;
 use crate::apply::files::Scene;
 use crate::apply::mark::{Admission, Who, admit, join};
-use crate::apply::owner::owner_of;
+use crate::apply::owner::Owner;
 use crate::apply::reconcile::Site;
 use crate::apply::status::about;
 use crate::apply::task::{ApplyTask, blocking};
 use crate::apply::{ApplyError, ApplyTaskError, RootProblem};
 use crate::inventory::Observed;
-use crate::model::{ClusterState, NodeId, Problem, RootName, RootRules, Severity};
+use crate::model::{ClusterState, NodeId, Problem, RootName, Severity};
 use crate::store::Adopted;
 use crate::tree::Root;
 
@@ -25,6 +25,8 @@ pub(super) struct Roots {
     pub problems: BTreeMap<RootName, RootProblem>,
     /// Those of `sites` that this node has not joined with yet.
     pub free: BTreeSet<RootName>,
+    /// The mark that lies in each, whoever wrote it.
+    pub marks: BTreeMap<RootName, String>,
     /// What else is worth saying.
     pub notes: Vec<Problem>,
 }
@@ -43,6 +45,9 @@ impl ApplyTask {
         let (cluster, members) = (state.cluster, state.members.clone());
         let succeeds = state.lineage.succeeds.clone();
         let rules = head.map(|head| head.rules.clone()).unwrap_or_default();
+        self.owners.prepare(&rules).await;
+        let owners: BTreeMap<RootName, (Owner, Vec<String>)> =
+            rules.roots.iter().map(|(name, rules)| (name.clone(), self.owners.of(rules))).collect();
         let wanted: BTreeMap<RootName, u64> = head.map_or_else(BTreeMap::new, |head| {
             head.forest.roots.iter().map(|(root, manifest)| (root.clone(), manifest.files())).collect()
         });
@@ -71,7 +76,9 @@ impl ApplyTask {
                     roots.problems.insert(name.clone(), RootProblem::OtherDevice);
                     continue;
                 }
-                match admit(&store, root, who)? {
+                let (admission, mark) = admit(&store, root, who)?;
+                roots.marks.extend(mark.map(|mark| (name.clone(), mark)));
+                match admission {
                     Admission::Joined => {}
                     Admission::Free => drop(roots.free.insert(name.clone())),
                     Admission::Refused(problem) => {
@@ -79,16 +86,15 @@ impl ApplyTask {
                         continue;
                     }
                 }
-                let (owner, unknown) = owner_of(rules.of(name).unwrap_or(&RootRules::default()));
-                for id in unknown {
-                    let message = format!(
-                        "this host knows no owner or group {id}: files are written as the daemon's user"
-                    );
+                let (owner, unknown) = owners.get(name).cloned().unwrap_or_default();
+                for why in unknown {
+                    let message = format!("{why}: files are written as the daemon's user");
                     let note = Problem::new(
                         Severity::Warning,
                         "unknown-owner",
                         message,
-                        "create it, or correct the configuration",
+                        "create it, see that this host's name service answers (`getent passwd`, `getent group`), or \
+                         correct the configuration",
                     );
                     roots.notes.push(about(note, name, None));
                 }

@@ -30,6 +30,8 @@ pub struct ApplyStatus {
     pub failed: Option<String>,
     /// Roots that can't be used.
     pub roots: BTreeMap<RootName, RootProblem>,
+    /// Which mark lies in each root, in words that two nodes can compare.
+    pub marks: BTreeMap<RootName, String>,
     /// Everything that is not as it should be.
     pub problems: Vec<Problem>,
 }
@@ -47,6 +49,7 @@ impl Default for ApplyStatus {
             journal_open: false,
             failed: None,
             roots: BTreeMap::new(),
+            marks: BTreeMap::new(),
             problems: Vec::new(),
         }
     }

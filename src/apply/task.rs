@@ -18,6 +18,7 @@ use crate::apply::displaced::Displaced;
 use crate::apply::files::Failing;
 use crate::apply::handover::{Handover, Sent};
 use crate::apply::judge::{Memory, Unread};
+use crate::apply::owner::Owners;
 use crate::apply::restore::{Ask, Restorer};
 use crate::apply::taking::Offered;
 use crate::apply::{
@@ -142,6 +143,8 @@ pub struct ApplyTask {
     /// What the store notes of places that could not be read; none until it was asked.
     pub(super) unread: Option<Unread>,
     rules: Option<Rules>,
+    /// Who files are to belong to.
+    pub(super) owners: Owners,
     supply_due: Instant,
     supply_wait: Duration,
     pub(super) now: Findings,
@@ -154,6 +157,7 @@ pub(super) struct Findings {
     pub matches: bool,
     pub drifted: u64,
     pub roots: BTreeMap<RootName, RootProblem>,
+    pub marks: BTreeMap<RootName, String>,
     pub problems: Vec<Problem>,
     /// When to look again.
     pub next: Instant,
@@ -222,6 +226,7 @@ pub fn new(config: Config, parts: Parts) -> (ApplyHandle, ApplyTask) {
         restores,
         unread: None,
         rules: None,
+        owners: Owners::new(),
         supply_due: now,
         supply_wait: SUPPLY_AGAIN.0,
         now: Findings::new(),
@@ -450,6 +455,7 @@ impl ApplyTask {
             journal_open: journal.is_some(),
             failed: self.failing.as_ref().map(|failing| failing.reason.clone()),
             roots: self.now.roots.clone(),
+            marks: self.now.marks.clone(),
             problems: self.now.problems.clone(),
         };
         self.status.send_if_modified(|shown| {
@@ -470,6 +476,7 @@ impl Findings {
             matches: false,
             drifted: 0,
             roots: BTreeMap::new(),
+            marks: BTreeMap::new(),
             problems: Vec::new(),
             next: Instant::now() + LOOK_EVERY,
         }

@@ -49,9 +49,13 @@ pub(super) async fn recover(file: &Path, args: &Recover, output: &mut Output) ->
 fn rejoin(config: &Config, recovery: Recovery, yes: bool, output: &mut Output) -> Result<Exit, Failure> {
     recovery.may_lay_aside()?;
     output.write(&findings(config, &recovery))?;
+    let which = match recovery.was_removed() {
+        Some(_) => "the cluster that it was removed from",
+        None => "the cluster that succeeded this one",
+    };
     output.write(&format!(
-        "\nThe log of {node} is laid aside; at its next start {node} joins the cluster that succeeded this one as after\n\
-         a lost disk. Files with equal content stay as they are; what differs goes to quarantine.\n",
+        "\nThe log of {node} is laid aside; at its next start {node} joins {which} as after a lost disk.\n\
+         Files with equal content stay as they are; what differs goes to quarantine.\n",
         node = config.node.name,
     ))?;
     if !agreed(output, yes, "Give this node's place in the old cluster up?")? {

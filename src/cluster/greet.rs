@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use futures::future::join_all;
 
-use crate::cluster::shared::ListedNode;
-use crate::model::{ClusterId, Digest, FirstContent, NAME_BYTES_MAX};
+use crate::cluster::shared::{ClusterConfig, ListedNode};
+use crate::model::{ClusterId, Digest, FirstContent, NAME_BYTES_MAX, NodeId};
 use crate::rpc::{self, Peers};
 use crate::wire::proto::{HelloReply, HelloRequest};
 
@@ -37,6 +37,8 @@ pub(super) struct Greeting {
     pub(super) without: BTreeSet<String>,
     /// Whether a person ordered there to form anew, whatever marks the roots carry.
     pub(super) anew: bool,
+    /// Whether it knows that this node was removed.
+    pub(super) removed: bool,
 }
 
 /// What came of asking one peer.
@@ -55,10 +57,35 @@ pub(super) async fn greet(
     node_name: &str,
     nodes: impl IntoIterator<Item = ListedNode>,
 ) -> Vec<(ListedNode, Heard)> {
+    let (cluster_name, node_name) = (cluster_name.to_owned(), node_name.to_owned());
+    greet_with(peers, HelloRequest { cluster_name, node_name, ..HelloRequest::default() }, nodes).await
+}
+
+/// As [`greet`], and asks those of `cluster` whether this node, number `me` there, is a member still.
+pub(super) async fn greet_as(
+    peers: &Peers,
+    config: &ClusterConfig,
+    (cluster, me): (ClusterId, NodeId),
+    nodes: impl IntoIterator<Item = ListedNode>,
+) -> Vec<(ListedNode, Heard)> {
+    let request = HelloRequest {
+        cluster_name: config.cluster_name.clone(),
+        node_name: config.node_name.clone(),
+        cluster_id: bytes::Bytes::copy_from_slice(&cluster.0),
+        node_id: me,
+    };
+    greet_with(peers, request, nodes).await
+}
+
+async fn greet_with(
+    peers: &Peers,
+    request: HelloRequest,
+    nodes: impl IntoIterator<Item = ListedNode>,
+) -> Vec<(ListedNode, Heard)> {
+    let request = &request;
     join_all(nodes.into_iter().map(|node| async move {
-        let request = HelloRequest { cluster_name: cluster_name.to_owned(), node_name: node_name.to_owned() };
         let heard = match peers.coordination(None, &node.address) {
-            Ok(mut client) => match rpc::within(HELLO_MAX, client.hello(request)).await {
+            Ok(mut client) => match rpc::within(HELLO_MAX, client.hello(request.clone())).await {
                 Ok(reply) => Heard::Answered(greeting(reply)),
                 Err(status) => Heard::Silent(status.message().to_owned()),
             },
@@ -93,5 +120,6 @@ fn greeting(reply: HelloReply) -> Greeting {
             .filter(|name| name.len() <= NAME_BYTES_MAX)
             .collect(),
         anew: reply.anew,
+        removed: reply.removed,
     }
 }

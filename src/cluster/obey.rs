@@ -72,6 +72,9 @@ fn switch(state: &mut ClusterState, to: Option<&str>) -> Result<OrderOutcome, Re
 /// A voter was made one that does not vote before its order came here.
 fn remove(state: &mut ClusterState, name: &str) -> Result<OrderOutcome, Refusal> {
     let Some(id) = state.id_of(name) else {
+        if state.lineage.awaited.remove(name).is_some() {
+            return Ok(OrderOutcome { sentence: format!("{name} is not waited for any more") });
+        }
         return Err(Refusal::new(
             format!("there is no member called {name:?}"),
             "see `syncd status` for the members' names",
@@ -89,7 +92,7 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     use super::*;
-    use crate::model::{ClusterId, Seed};
+    use crate::model::{Awaited, ClusterId, Seed};
 
     fn state() -> ClusterState {
         ClusterState::new(ClusterId([1; 16]), BTreeMap::new(), BTreeSet::new(), Seed::Anyone)
@@ -114,6 +117,17 @@ mod tests {
         order(&mut state, 1, Order::Pause);
         obey(&mut state, OrderId([2; 16]), "gw2".to_owned(), 6, Order::Pause).unwrap();
         assert_eq!(state.paused, Some(Pause { by: "gw1".to_owned(), unix_ms: 5 }));
+    }
+
+    #[test]
+    fn who_did_not_come_back_after_a_recovery_is_not_waited_for_after_its_removal() {
+        let mut state = state();
+        let gone = Awaited { address: "gw3:8730".to_owned(), role: Role::Candidate };
+        state.lineage.awaited.insert("gw3".to_owned(), gone);
+        let remove = || Order::Remove { name: "gw3".to_owned() };
+        assert!(order(&mut state, 1, remove()).contains("not waited for"));
+        assert!(state.lineage.awaited.is_empty());
+        obey(&mut state, OrderId([2; 16]), "gw1".to_owned(), 5, remove()).unwrap_err();
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::cluster::record::{self, Kind};
 use crate::cluster::shared::Shared;
 use crate::cluster::successor::successor;
 use crate::cluster::types::{Command, Response};
-use crate::model::{BootTime, Order, OrderError, OrderId, OrderOutcome, Refusal, unix_ms};
+use crate::model::{BootTime, ClusterState, Order, OrderError, OrderId, OrderOutcome, Refusal, unix_ms};
 use crate::rpc;
 use crate::wire::proto::OrderRequest;
 
@@ -127,6 +127,7 @@ pub(super) async fn lead(shared: &Shared, id: OrderId, command: Command) -> Orde
         Err(refusal) => return Ordered::Refused(refusal),
     };
     if let Command::Order { order: Order::Remove { name }, .. } = &command
+        && !is_only_awaited(shared, name)
         && let Some(ended) = vote_no_more(shared, name).await
     {
         return ended;
@@ -157,6 +158,14 @@ fn settle(shared: &Shared, command: Command) -> Result<Command, Refusal> {
     let to = successor(to.as_deref(), BootTime::now(), view)?;
     let to = state.members.get(&to).map(|member| member.name.clone());
     Ok(Command::Order { id, by, unix_ms, order: Order::Switchover { to } })
+}
+
+/// Whether a name is only that of a host that did not come back after a recovery: it has no vote.
+fn is_only_awaited(shared: &Shared, name: &str) -> bool {
+    let state = shared.state.borrow();
+    let is_it =
+        |state: &ClusterState| state.id_of(name).is_none() && state.lineage.awaited.contains_key(name);
+    state.as_deref().is_some_and(is_it)
 }
 
 /// Before a member is removed it votes no more; how the order ended, if it did with this.

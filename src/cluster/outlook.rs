@@ -7,10 +7,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::cluster::greet::{Greeting, Heard, greet};
+use crate::cluster::greet::{Greeting, Heard, greet, greet_as};
 use crate::cluster::log_store::blocking;
 use crate::cluster::shared::{ClusterConfig, ListedNode, Shared};
-use crate::model::{ClusterId, ClusterState, LostQuorum, Successor};
+use crate::model::{ClusterId, ClusterState, LostQuorum, NodeId, Successor};
 use crate::rpc::Peers;
 
 /// How often it looks while no leader is heard, and how often while one is.
@@ -56,13 +56,16 @@ async fn look(shared: &Shared, lost_since: Option<Instant>) {
     let around = neighbours(&state, &config.listed, &config.node_name);
     let heard = greet(&shared.peers, &config.cluster_name, &config.node_name, around).await;
     let successor = successor(own, &state.lineage.succeeds, &heard);
+    let predecessors = predecessors(&state.lineage.succeeds, &heard);
     shared.standing.send_if_modified(|standing| {
+        let lives_on = standing.predecessors != predecessors;
+        standing.predecessors = predecessors;
         let changed = standing.successor != successor;
         if changed && let Some(successor) = &successor {
             tracing::warn!(cluster = %successor.cluster, seen_on = ?successor.seen_on, "another cluster succeeded this one");
         }
         standing.successor = successor;
-        changed
+        changed || lives_on
     });
     if let Some(since) = lost_since
         && !shared.standing.borrow().confirmed
@@ -144,6 +147,8 @@ pub enum Word {
         has_leader: bool,
         /// Term and index of its newest entry.
         last: (u64, u64),
+        /// Whether it knows that this node was removed.
+        removed: bool,
     },
     /// It belongs to another cluster.
     Other {
@@ -160,17 +165,19 @@ pub enum Word {
 pub(super) async fn look_around(
     peers: &Peers,
     config: &ClusterConfig,
-    own: ClusterId,
+    (own, me): (ClusterId, NodeId),
     state: &ClusterState,
 ) -> Vec<Neighbour> {
     let around = neighbours(state, &config.listed, &config.node_name);
-    let heard = greet(peers, &config.cluster_name, &config.node_name, around).await;
+    let heard = greet_as(peers, config, (own, me), around).await;
     let word = |node: &ListedNode, heard: Heard| match heard {
         Heard::Silent(why) => Word::Silent(why),
         Heard::Answered(Greeting { cluster: None, .. }) => Word::Empty,
-        Heard::Answered(Greeting { cluster: Some(cluster), has_leader, last, .. }) if cluster == own => {
+        Heard::Answered(Greeting { cluster: Some(cluster), has_leader, last, removed, .. })
+            if cluster == own =>
+        {
             let votes = state.id_of(&node.name).is_some_and(|id| state.voters.contains(&id));
-            Word::Same { votes, has_leader, last }
+            Word::Same { votes, has_leader, last, removed }
         }
         Heard::Answered(Greeting { cluster: Some(cluster), succeeds, has_leader, .. }) => {
             let is_sibling = succeeds.iter().any(|one| state.lineage.succeeds.contains(one));
@@ -213,6 +220,17 @@ pub(super) fn successor(
         }
     }
     found
+}
+
+/// Who belongs to one of `ancestors`, which this node's cluster succeeded, and hears a leader there.
+fn predecessors(ancestors: &[ClusterId], heard: &[(ListedNode, Heard)]) -> Vec<String> {
+    let lives_on = |heard: &Heard| match heard {
+        Heard::Answered(Greeting { cluster: Some(cluster), has_leader: true, .. }) => {
+            ancestors.contains(cluster)
+        }
+        Heard::Answered(_) | Heard::Silent(_) => false,
+    };
+    heard.iter().filter(|(_, heard)| lives_on(heard)).map(|(node, _)| node.name.clone()).collect()
 }
 
 /// Which voters are missing.
@@ -278,6 +296,7 @@ mod tests {
             last: (1, 1),
             without: std::collections::BTreeSet::new(),
             anew: false,
+            removed: false,
         };
         let node = ListedNode { name: name.to_owned(), address: String::new(), role: Role::Candidate };
         (node, Heard::Answered(greeting))
@@ -294,5 +313,11 @@ mod tests {
         assert_eq!(found(&[says("gw3", 3, &[1])]), Some((3, true)));
         assert_eq!(found(&[says("gw3", 3, &[1]), says("gw4", 4, &[1, 2])]), Some((4, false)));
         assert_eq!(found(&[says("gw4", 4, &[1, 2]), says("gw3", 3, &[1])]), Some((4, false)));
+        let mut heard = vec![says("gw1", 1, &[]), says("gw2", 2, &[1]), says("gw3", 9, &[])];
+        assert_eq!(predecessors(&ancestors, &heard), ["gw1"]);
+        heard.truncate(1);
+        let Heard::Answered(greeting) = &mut heard[0].1 else { panic!("it answered") };
+        greeting.has_leader = false;
+        assert!(predecessors(&ancestors, &heard).is_empty(), "what is left of it publishes nothing");
     }
 }

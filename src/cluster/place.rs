@@ -99,6 +99,7 @@ async fn probe(shared: &Shared, address: &str) -> Option<HelloReply> {
     let request = HelloRequest {
         cluster_name: shared.config.cluster_name.clone(),
         node_name: shared.config.node_name.clone(),
+        ..HelloRequest::default()
     };
     let mut client = shared.peers.coordination(None, address).ok()?;
     rpc::within(PROBE_MAX, client.hello(request)).await.ok()
@@ -296,11 +297,9 @@ fn judged(shared: &Shared, replies: &[PresentReply]) -> Option<Place> {
     if let Some(reply) = says(REMOVED) {
         tracing::error!(why = reply.why, "this node was removed from its cluster");
         // The rest of the data folder stays: it holds what people wrote.
-        let remedy = format!(
-            "if it is to come back: stop it, move {} away, and start it again; else stop it",
-            shared.config.db_path.display()
-        );
-        shared.note(REMOVED, problem(REMOVED, reply, remedy));
+        let remedy = "if it is to come back, on this host: `systemctl stop syncd`, then `syncd recover --rejoin`, then \
+                      `systemctl start syncd`; else stop it and take it out of the list of nodes";
+        shared.note(REMOVED, problem(REMOVED, reply, remedy.to_owned()));
         return Some(Place::Removed);
     }
     // Whose data folder runs elsewhere is not set back: the copy is older than what runs.

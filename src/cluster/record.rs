@@ -97,7 +97,7 @@ mod tests {
 
     use super::*;
     use crate::cluster::types::Command;
-    use crate::model::{Commit, Digest, Role};
+    use crate::model::{Commit, Digest, Order, OrderId, Role};
 
     #[test]
     fn every_flipped_bit_is_found() {
@@ -133,6 +133,15 @@ mod tests {
         };
         let appoint =
             Command::Appoint { replaces: 0, manager: 2, lease: Duration::from_millis(1200), term: 1 };
+        let order = |order| Command::Order {
+            id: OrderId([2; 16]),
+            by: "gw1".to_owned(),
+            unix_ms: 1_700_000_000_000,
+            order,
+        };
+        let (to, holding) = (BTreeSet::from([1, 3]), BTreeSet::from([3]));
+        let change = Command::Change { to, generation: 300, holding, term: 2 };
+        let moved = Command::Move { node: 4, address: "gw4:8740".to_owned(), role: Role::Witness };
         let cases = [
             (Command::Lead { leader: 1, nonce: 2 }, "010102"),
             (appoint, "020002018084af5f01"),
@@ -141,6 +150,19 @@ mod tests {
                 "0304000109090909090909090909090909090909090909090909090909090909090909090280a0abfef962020102",
             ),
             (admit, "0403677734086777343a383733300105050505050505050505050505050505"),
+            (order(Order::Pause), "05020202020202020202020202020202020367773180a0abfef96200"),
+            (order(Order::Resume), "05020202020202020202020202020202020367773180a0abfef96201"),
+            (
+                order(Order::Switchover { to: Some("gw2".to_owned()) }),
+                "05020202020202020202020202020202020367773180a0abfef962020103677732",
+            ),
+            (
+                order(Order::Remove { name: "gw3".to_owned() }),
+                "05020202020202020202020202020202020367773180a0abfef9620303677733",
+            ),
+            (change, "06020103ac02010302"),
+            (Command::Expel { node: 5 }, "0705"),
+            (moved, "0804086777343a3837343002"),
         ];
         for (command, content) in cases {
             let bytes = encode(Kind::Command, &command).unwrap();

@@ -112,8 +112,8 @@ impl LogFile {
 
     /// Asks the listed nodes and the voters what they belong to, whatever that is.
     pub async fn look_around(&self, peers: &Peers) -> Vec<Neighbour> {
-        let LogFindings { cluster, state, .. } = &self.findings;
-        look_around(peers, &self.config, *cluster, state).await
+        let LogFindings { cluster, node, state, .. } = &self.findings;
+        look_around(peers, &self.config, (*cluster, *node), state).await
     }
 
     /// What was found.

@@ -24,6 +24,7 @@ use crate::cluster::outlook::own_last;
 use crate::cluster::place;
 use crate::cluster::record::{self, Kind};
 use crate::cluster::shared::{DUPLICATE, Request, Shared};
+use crate::cluster::state::is_removed;
 use crate::cluster::types::{Command, MEMBERS_MAX, Raft, Response, Timing, TypeConfig};
 use crate::model::{Member, NodeId, Role, unix_ms};
 use crate::rpc::Caller;
@@ -47,7 +48,13 @@ pub(super) struct Service(pub(super) Arc<Shared>);
 type Served<T> = Result<Reply<T>, Status>;
 
 impl Service {
-    fn raft(&self) -> Result<Raft, Status> {
+    /// The log, for a message of a member. Whoever was removed and does not know it yet would campaign on and on, with
+    /// ever newer terms that unseat the leader: it is told, and not listened to.
+    fn raft_for<T>(&self, call: &Call<T>) -> Result<Raft, Status> {
+        let from = caller(call)?;
+        if self.0.state.borrow().as_ref().is_some_and(|state| is_removed(state, from)) {
+            return Err(Status::permission_denied("this node was removed from its cluster"));
+        }
         self.0.raft().ok_or_else(|| Status::unavailable("the log does not run yet"))
     }
 
@@ -85,23 +92,26 @@ fn stopped<E: std::error::Error>(error: &RaftError<NodeId, E>) -> Status {
 #[tonic::async_trait]
 impl RaftApi for Service {
     async fn append(&self, call: Call<proto::RaftMessage>) -> Served<proto::RaftMessage> {
+        let raft = self.raft_for(&call)?;
         let request = unpack(&call.into_inner()).map_err(invalid)?;
-        let answer = self.raft()?.append_entries(request).await.map_err(|error| stopped(&error))?;
+        let answer = raft.append_entries(request).await.map_err(|error| stopped(&error))?;
         pack(&answer).map(Reply::new).map_err(unsendable)
     }
 
     async fn vote(&self, call: Call<proto::RaftMessage>) -> Served<proto::RaftMessage> {
+        let raft = self.raft_for(&call)?;
         let request = unpack(&call.into_inner()).map_err(invalid)?;
-        let answer = self.raft()?.vote(request).await.map_err(|error| stopped(&error))?;
+        let answer = raft.vote(request).await.map_err(|error| stopped(&error))?;
         pack(&answer).map(Reply::new).map_err(unsendable)
     }
 
     async fn snapshot(&self, call: Call<proto::RaftMessage>) -> Served<proto::RaftMessage> {
+        let raft = self.raft_for(&call)?;
         let request: InstallSnapshotRequest<TypeConfig> = unpack(&call.into_inner()).map_err(invalid)?;
         if request.offset.saturating_add(request.data.len() as u64) > SNAPSHOT_BYTES_MAX {
             return Err(Status::invalid_argument("the snapshot is too large"));
         }
-        let answer = match self.raft()?.install_snapshot(request).await {
+        let answer = match raft.install_snapshot(request).await {
             Ok(answer) => Ok(answer),
             Err(RaftError::APIError(mismatch)) => Err(mismatch),
             Err(error @ RaftError::Fatal(_)) => return Err(stopped(&error)),
@@ -112,7 +122,7 @@ impl RaftApi for Service {
 
 #[tonic::async_trait]
 impl Coordination for Service {
-    async fn hello(&self, _call: Call<proto::HelloRequest>) -> Served<proto::HelloReply> {
+    async fn hello(&self, call: Call<proto::HelloRequest>) -> Served<proto::HelloReply> {
         let shared = &self.0;
         let scan = shared.first_scan.borrow().clone();
         let (content, marked_roots) = scan.unzip();
@@ -122,6 +132,10 @@ impl Coordination for Service {
         let wishes = shared.wishes();
         let state = shared.state.borrow().clone();
         let succeeds = state.iter().flat_map(|state| &state.lineage.succeeds);
+        let asks = call.into_inner();
+        let removed = state
+            .as_ref()
+            .is_some_and(|state| asks.cluster_id == state.cluster.0[..] && is_removed(state, asks.node_id));
         Ok(Reply::new(proto::HelloReply {
             cluster_name: shared.config.cluster_name.clone(),
             node_name: shared.config.node_name.clone(),
@@ -144,6 +158,7 @@ impl Coordination for Service {
             last_index,
             without: wishes.without.into_iter().collect(),
             anew: wishes.anew,
+            removed,
         }))
     }
 

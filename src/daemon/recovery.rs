@@ -160,6 +160,13 @@ impl Recovery {
                 self.node, self.role, self.node
             ));
         }
+        if let Some(other) = self.was_removed() {
+            return refused(format!(
+                "{} was removed from its cluster, as {} at {} says, so it must not carry it on: to bring it back, run \
+                 `syncd recover --rejoin` here",
+                self.node, other.name, other.address
+            ));
+        }
         let kin = self.neighbours.iter().find(|other| matches!(other.word, Word::Other { is_kin: true, .. }));
         if let Some(other) = kin {
             return refused(format!(
@@ -186,11 +193,15 @@ impl Recovery {
         Ok(())
     }
 
-    /// Whether this node may give its log up for a cluster that succeeded its own.
+    /// Whether this node may give its log up: for a cluster that succeeded its own, or because it was removed.
     ///
     /// # Errors
     /// [`RecoveryError::Refused`]: why not, and who said what.
     pub fn may_lay_aside(&self) -> Result<(), RecoveryError> {
+        if self.was_removed().is_some() {
+            // It has no vote that the cluster could miss.
+            return Ok(());
+        }
         if let Some(why) = self.old_quorum() {
             return Err(RecoveryError::Refused(format!(
                 "{why}, so the old cluster lives and would lose this node's vote. If the other cluster is the right \
@@ -207,6 +218,12 @@ impl Recovery {
              start the recovered node first, or look at the addresses in the list",
             said.join("; ")
         )))
+    }
+
+    /// Who of this node's own cluster says that it was removed.
+    #[must_use]
+    pub fn was_removed(&self) -> Option<&Neighbour> {
+        self.neighbours.iter().find(|other| matches!(other.word, Word::Same { removed: true, .. }))
     }
 
     /// Why the old cluster still has a quorum, or has one as soon as this node runs.
@@ -265,6 +282,9 @@ impl std::fmt::Display for Neighbour {
         match &self.word {
             Word::Silent(why) => write!(f, "does not answer ({why})"),
             Word::Empty => f.write_str("is empty"),
+            Word::Same { removed: true, .. } => {
+                f.write_str("is of this cluster and says that this node was removed")
+            }
             Word::Same { has_leader: true, .. } => f.write_str("is of this cluster and hears a leader"),
             Word::Same { last: (term, index), .. } => {
                 write!(

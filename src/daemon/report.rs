@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use crate::apply::ApplyStatus;
 use crate::daemon::config::Config;
+use crate::daemon::view::UNHEARD;
 use crate::inventory::Observed;
 use crate::inventory::Unwatched;
 use crate::model::{
-    BootTime, ClusterState, Instance, LostQuorum, NodeReport, NodeState, Problem, Progress, Role, RootReport,
-    Seed, Severity, Standing, Successor,
+    BootTime, ClusterState, Heard, Instance, LostQuorum, NodeReport, NodeState, Problem, Progress, Role,
+    RootReport, Seed, Severity, Standing, Successor,
 };
 use crate::publish::PublishStatus;
 
@@ -37,6 +38,8 @@ pub struct Inputs<'a> {
     pub publish: &'a PublishStatus,
     /// How far long work is.
     pub progress: Option<Progress>,
+    /// What is heard of the others.
+    pub heard: &'a Heard,
     /// Since when this node is behind the head.
     pub behind_since: Option<BootTime>,
     /// Since when that counts against it: no pause of the cluster does.
@@ -52,6 +55,7 @@ pub fn report(inputs: &Inputs<'_>) -> NodeReport {
     let state = node_state(inputs);
     let manages = state == NodeState::Manager;
     let mut problems = inputs.apply.problems.clone();
+    problems.iter_mut().for_each(|problem| name_sharer(problem, inputs));
     if manages {
         problems.extend(inputs.publish.problems.iter().cloned());
     }
@@ -164,6 +168,7 @@ fn roots(inputs: &Inputs<'_>) -> Vec<RootReport> {
                 files: manifest.map_or(0, crate::model::Manifest::files),
                 bytes: manifest.map_or(0, crate::model::Manifest::bytes),
                 digest: manifest.map(|manifest| manifest.digest().to_string()),
+                mark: inputs.apply.marks.get(name).cloned(),
             }
         })
         .collect()
@@ -208,6 +213,34 @@ fn root_problems(inputs: &Inputs<'_>) -> Vec<Problem> {
         }
     }
     problems
+}
+
+/// A root with another node's mark is shared, not copied, if a node that lives now sees the same mark in the same file.
+fn name_sharer(problem: &mut Problem, inputs: &Inputs<'_>) {
+    if problem.code != "copied-root" {
+        return;
+    }
+    let mark = inputs.apply.marks.iter().find(|(root, _)| Some(root.as_str()) == problem.root.as_deref());
+    let Some((root, mark)) = mark else { return };
+    let sees = |row: &NodeReport| row.roots.iter().any(|other| other.mark.as_ref() == Some(mark));
+    let sharers: Vec<&str> = inputs
+        .heard
+        .values()
+        .filter(|other| inputs.now.since(other.at) < UNHEARD && sees(&other.report))
+        .map(|other| other.report.name.as_str())
+        .collect();
+    if sharers.is_empty() {
+        return;
+    }
+    problem.code = "shared-root".to_owned();
+    problem.message = format!(
+        "the root {root} is the very folder that {} uses too, so nothing is written to it or published from it here",
+        sharers.join(", ")
+    );
+    problem.remedy =
+        "if the nodes share one folder on purpose, set mode = \"shared-fs\" on all of them; else give each \
+                      node a folder of its own"
+            .to_owned();
 }
 
 fn watch_limit(unwatched: &Unwatched) -> Problem {
@@ -268,6 +301,9 @@ fn formation_problems(inputs: &Inputs<'_>) -> Vec<Problem> {
                 problems.push(no_quorum(inputs.standing.lost_quorum.as_ref(), &inputs.config.node.name));
             }
             problems.extend(inputs.standing.successor.as_ref().map(|successor| succeeded(state, successor)));
+            if !inputs.standing.predecessors.is_empty() {
+                problems.push(predecessor_lives(state, &inputs.standing.predecessors));
+            }
         }
     }
     problems
@@ -325,6 +361,24 @@ fn succeeded(state: &ClusterState, successor: &Successor) -> Problem {
             successor.cluster
         ),
         "on this host: `systemctl stop syncd`, then `syncd recover --rejoin`, then `systemctl start syncd`",
+    )
+}
+
+/// A majority that was given up for lost came back, and goes on for itself.
+fn predecessor_lives(state: &ClusterState, seen_on: &[String]) -> Problem {
+    let names = seen_on.join(", ");
+    Problem::new(
+        Severity::Critical,
+        "predecessor-lives",
+        format!(
+            "the cluster that this node's cluster {} succeeded came back and has a leader: {names} belong(s) to it, and each \
+             of the two publishes for itself",
+            state.cluster
+        ),
+        format!(
+            "if this cluster is to go on: stop the daemons on {names}, then on each of them `syncd recover --rejoin` and \
+             `systemctl start syncd`"
+        ),
     )
 }
 

@@ -11,7 +11,7 @@ use crate::cluster::Cluster;
 use crate::daemon::config::Config;
 use crate::daemon::report::{Inputs, report};
 use crate::inventory::Observed;
-use crate::model::{BootTime, ClusterState, Meter, NodeReport, Standing};
+use crate::model::{BootTime, ClusterState, Heard, Meter, NodeReport, Standing};
 use crate::publish::PublishStatus;
 
 /// The report is made again this often even if nothing happened: its ages move.
@@ -26,6 +26,7 @@ pub struct Reporter {
     pub(super) observed: watch::Receiver<Arc<Observed>>,
     pub(super) apply: watch::Receiver<Arc<ApplyStatus>>,
     pub(super) publish: watch::Receiver<PublishStatus>,
+    pub(super) heard: watch::Receiver<Arc<Heard>>,
     pub(super) own: watch::Sender<Arc<NodeReport>>,
     pub(super) behind_since: Option<BootTime>,
     /// The same without the time in which the cluster was paused.
@@ -78,6 +79,7 @@ impl Reporter {
             apply: &apply,
             publish: &publish,
             progress: self.meters.iter().find_map(|meter| meter.read(now)),
+            heard: &self.heard.borrow().clone(),
             behind_since: self.behind_since,
             late_since: self.late_since,
             now,

@@ -178,6 +178,7 @@ impl Daemon {
             store.carry_applied_over(from, to)?;
         }
         let heard_now = heard.subscribe();
+        let heard_of_others = heard.subscribe();
         let (roster, roster_task) = roster::new(
             roster::Config { every: ASK_EVERY, patience: ASK_WITHIN },
             peers.clone(),
@@ -248,6 +249,7 @@ impl Daemon {
             observed: inventory.observed(),
             apply: applying.status.clone(),
             publish: publishing.status.clone(),
+            heard: heard_of_others,
             own,
             behind_since: None,
             late_since: None,

@@ -36,11 +36,13 @@ const NAMES_NO_PATH: &[&str] = &[
     "no-quorum",
     "no-majority",
     "succeeded",
+    "predecessor-lives",
     "not-rejoined",
     "unreachable",
     "root-missing",
     "root-emptied",
     "copied-root",
+    "shared-root",
     "watch-limit",
     "watch-overflow",
     "more-problems",
@@ -228,7 +230,7 @@ impl View {
                 ),
                 format!(
                     "on {name}: `systemctl stop syncd`, `syncd recover --rejoin`, `systemctl start syncd`; an \
-                     emptied host needs only the start"
+                     emptied host needs only the start. If it is gone for good: `syncd remove {name}`"
                 ),
             ));
         }

@@ -95,6 +95,8 @@ pub struct Standing {
     pub lost_quorum: Option<LostQuorum>,
     /// A cluster that was recovered in the place of this node's own.
     pub successor: Option<Successor>,
+    /// Nodes of a cluster that this node's own succeeded, which still has a leader and publishes.
+    pub predecessors: Vec<String>,
     /// Problems of this node's membership.
     pub notices: Vec<Problem>,
 }

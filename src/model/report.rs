@@ -90,6 +90,9 @@ pub struct RootReport {
     pub bytes: u64,
     /// The digest of what is in it, 64 hexadecimal digits.
     pub digest: Option<String>,
+    /// Which mark lies in it: a folder that two nodes mount is told from a copy by it.
+    #[serde(default)]
+    pub mark: Option<String>,
 }
 
 /// Which life of a node speaks: its peers tell a lost, copied or set back data folder by it.

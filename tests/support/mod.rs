@@ -404,6 +404,22 @@ pub fn has_problem(status: &Value, code: &str) -> bool {
     status["problems"].as_array().is_some_and(|all| all.iter().any(|problem| problem["code"] == code))
 }
 
+/// What a node's status says of a problem, message and remedy, once it names `words`.
+pub fn wait_problem(cluster: &TestCluster, node: usize, code: &str, words: &str) -> String {
+    let mut found = String::new();
+    cluster.wait(&format!("{code} that names {words:?}"), Duration::from_secs(40), || {
+        let Some(status) = cluster.status(node) else { return false };
+        let problems = status["problems"].as_array().into_iter().flatten();
+        let said = problems.filter(|problem| problem["code"] == code && problem["node"] == status["node"]);
+        let said = said.map(|problem| {
+            format!("{}; {}", problem["message"].as_str().unwrap(), problem["remedy"].as_str().unwrap())
+        });
+        found = said.into_iter().find(|said| said.contains(words)).unwrap_or_default();
+        !found.is_empty()
+    });
+    found
+}
+
 /// One request over a connection of its own; none when nobody answers in time.
 pub fn get(address: &str, path: &str, limit: Duration) -> Option<Answer> {
     let address: SocketAddr = address.parse().unwrap();

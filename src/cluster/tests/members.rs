@@ -1,7 +1,12 @@
 //! Members that are lost, replaced, removed and added, with the log really running.
 
+use openraft::raft::VoteRequest;
+use tonic::Code;
+
 use super::*;
-use crate::model::CommitOutcome;
+use crate::cluster::network::pack;
+use crate::model::{CommitOutcome, Order};
+use crate::rpc::Me;
 
 const THREE: [Role; 3] = [Role::Candidate; 3];
 
@@ -113,5 +118,39 @@ async fn a_candidate_that_is_listed_later_becomes_a_voter() {
     net.nodes[fourth].config.timing.heartbeat = Duration::from_millis(150);
     net.start(fourth).await;
     net.confirmed().await;
+    net.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_voter_that_campaigns_is_told_and_not_listened_to() {
+    let mut net = Net::new(&THREE).await;
+    net.start_all().await;
+    net.confirmed().await;
+    net.generation(0, &[0, 1, 2]).await;
+    let (manager, leader) = (net.manager().await.0, net.leader().await);
+    let gone = (0..3).find(|at| *at != manager && *at != leader).unwrap();
+    let (id, name) = (net.id(gone), net.nodes[gone].config.node_name.clone());
+    // It hears nothing of it.
+    net.stop(gone).await;
+    net.cluster(leader).order(Order::Remove { name }).await.unwrap();
+    let others: Vec<usize> = (0..3).filter(|at| *at != gone).collect();
+    for at in &others {
+        net.state(*at, "the removal", |state| !state.members.contains_key(&id)).await;
+    }
+    let led = net.cluster(leader).metrics().elections;
+    let identity = Identity::new();
+    identity.set(Me { cluster: net.cluster(leader).identity().unwrap().cluster, node: id });
+    let peers = Peers::new(identity, None);
+    for at in others {
+        let asks = pack(&VoteRequest::new(openraft::Vote::new(1000, id), None)).unwrap();
+        let mut client = peers.raft(net.id(at), &net.nodes[at].config.address).unwrap();
+        let refused = client.vote(asks).await.unwrap_err();
+        assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
+        assert!(refused.message().contains("removed"), "{refused}");
+    }
+    // Nobody was unseated.
+    net.confirmed().await;
+    assert_eq!(net.leader().await, leader);
+    assert_eq!(net.cluster(leader).metrics().elections, led);
     net.stop_all().await;
 }

@@ -58,7 +58,7 @@ async fn reach(peers: &Peers, config: &Config, address: &str) -> Reached {
         Ok(Err(error)) => return Reached::Silent(error.to_string()),
         Err(_) => return Reached::Silent(format!("no answer within {} s", PATIENCE.as_secs())),
     }
-    let request = HelloRequest { cluster_name: config.cluster.name.clone(), node_name: String::new() };
+    let request = HelloRequest { cluster_name: config.cluster.name.clone(), ..HelloRequest::default() };
     let (begun, sent) = (BootTime::now(), unix_ms());
     let answer = match peers.coordination(None, address) {
         Ok(mut client) => rpc::within(PATIENCE, client.hello(request)).await,

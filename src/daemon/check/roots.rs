@@ -270,13 +270,11 @@ fn owner(findings: &mut Findings, root: &Root) {
     }
     let subject = subject(root);
     let unknown = apply::unknown_names(&root.rules);
-    for name in &unknown {
+    for why in &unknown {
         findings.error(
             ("root-owner", &subject),
-            format!(
-                "this host does not know the user or group {name}, so files would belong to the daemon's own"
-            ),
-            format!("create {name} on this host, or correct the root's owner and group"),
+            format!("{why}, so files would belong to the daemon's own user"),
+            "create it on this host, or correct the root's owner and group",
         );
     }
     if !unknown.is_empty() {

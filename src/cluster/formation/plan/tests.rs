@@ -47,6 +47,7 @@ fn empty(name: &str) -> Greeting {
         last: (0, 0),
         without: BTreeSet::new(),
         anew: false,
+        removed: false,
     }
 }
 
