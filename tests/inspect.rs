@@ -239,6 +239,18 @@ fn a_node_says_itself_where_it_differs() {
 }
 
 #[test]
+fn a_content_that_is_found_damaged_is_fetched_again() {
+    let (cluster, _, worker, _) = three("");
+    flip(&cluster.nodes[worker].data.join("store"), b"<a/>");
+    // To be brought back from the store, which finds it rotten then.
+    cluster.write(worker, "default/api/a.xml", "<z/>");
+    cluster.wait_content(worker, "default/api/a.xml", "<a/>", Duration::from_secs(60));
+    cluster.wait("nothing damaged any more", Duration::from_secs(20), || {
+        cluster.status(worker).is_some_and(|status| !support::has_problem(&status, "store-damaged"))
+    });
+}
+
+#[test]
 fn verify_reads_everything_and_mends_a_rotten_store() {
     let (mut cluster, _, worker, other) = three("[sync]\ndrift = \"report\"\n");
     let (worker_name, all) = (cluster.nodes[worker].name.clone(), [0, 1, 2]);

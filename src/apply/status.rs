@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::model::{Digest, NodeState, Problem, RootName, Severity};
 
 use crate::apply::{ApplyError, RootProblem};
+use crate::store::Lost;
 
 /// How far this node is. Problems name no node: whoever reports them does.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,6 +90,18 @@ pub(super) fn about(mut problem: Problem, root: &RootName, path: Option<String>)
 
 pub(super) fn of_root(root: &RootName, what: &RootProblem) -> Problem {
     about(Problem::new(Severity::Critical, what.code(), what.to_string(), what.remedy()), root, None)
+}
+
+/// The store lacks contents of the head; they are fetched again while this says so.
+pub(super) fn of_lost(lost: &Lost) -> Option<Problem> {
+    let (_, _, place) = lost.first()?;
+    let message = format!(
+        "{} content(s) of the newest generation were damaged in this node's store, such as that of {place}: it does not \
+         count as a holder of that generation",
+        lost.len()
+    );
+    let remedy = "none is needed while another node holds them: they are taken again by themselves; look at this host's disk";
+    Some(Problem::new(Severity::Warning, "store-damaged", message, remedy))
 }
 
 pub(super) fn of_failure(error: &ApplyError) -> Problem {

@@ -20,6 +20,7 @@ use crate::apply::handover::{Handover, Sent};
 use crate::apply::judge::{Memory, Unread};
 use crate::apply::owner::Owners;
 use crate::apply::restore::{Ask, Restorer};
+use crate::apply::status::of_lost;
 use crate::apply::taking::Offered;
 use crate::apply::{
     ApplyStatus, DriftPolicy, Observer, Offerer, Quiet, RootProblem, Stager, Supplier, Taker,
@@ -441,7 +442,10 @@ impl ApplyTask {
         // Two records that were just read or written: a hop to another thread and back would cost more than they do.
         let (applied, journal) = (self.parts.store.applied()?, self.parts.store.applying()?);
         let cluster = self.state.borrow().as_ref().map(|state| state.cluster);
-        let head = self.parts.store.head();
+        let lost = self.parts.store.lost()?;
+        let head = self.parts.store.head().filter(|_| lost.is_empty());
+        let mut problems = self.now.problems.clone();
+        problems.extend(of_lost(&lost));
         let status = ApplyStatus {
             applied: applied
                 .filter(|applied| Some(applied.cluster) == cluster)
@@ -456,7 +460,7 @@ impl ApplyTask {
             failed: self.failing.as_ref().map(|failing| failing.reason.clone()),
             roots: self.now.roots.clone(),
             marks: self.now.marks.clone(),
-            problems: self.now.problems.clone(),
+            problems,
         };
         self.status.send_if_modified(|shown| {
             let changed = **shown != status;

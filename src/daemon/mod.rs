@@ -19,6 +19,7 @@ mod first;
 mod http;
 mod listeners;
 mod membership;
+mod mend;
 mod metrics;
 mod page;
 mod recovery;

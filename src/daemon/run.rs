@@ -22,6 +22,7 @@ use crate::daemon::control;
 use crate::daemon::first::FirstLook;
 use crate::daemon::http;
 use crate::daemon::listeners::{ListenError, Listeners};
+use crate::daemon::mend::mend;
 use crate::daemon::metrics::{Metrics, MetricsError};
 use crate::daemon::report::unheard;
 use crate::daemon::reporter::Reporter;
@@ -312,6 +313,7 @@ impl Daemon {
         tasks.spawn("inventory", self.inventory_task.run(shutdown.clone()));
         let verify = verify(self.inventory.clone(), config.sync.verify_every, shutdown.clone());
         tasks.spawn("verify", forever(verify));
+        tasks.spawn("mending", mend(self.inspector.clone(), shutdown.clone()));
         tasks.spawn("collection", collect(self.view.store.clone(), shutdown.clone()));
         tasks.spawn("first look", forever(self.first_look.run(shutdown.clone())));
         tasks.spawn("cluster", self.cluster_task.run(shutdown.clone()));

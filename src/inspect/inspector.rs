@@ -183,6 +183,32 @@ impl Inspector {
         Ok(End { damaged, ..end })
     }
 
+    /// Gets again what the store lacks of its head, each content from this node's own root or from a peer; how many came.
+    ///
+    /// # Errors
+    /// When the store can't be read.
+    pub async fn mend(&self) -> Result<usize, StoreError> {
+        let store = self.parts.store.clone();
+        let looked = tokio::task::spawn_blocking(move || store.lost()).await;
+        // A thread that ended badly has said so; it is looked again.
+        let Ok(lost) = looked else { return Ok(0) };
+        let lost = lost?;
+        let Some(state) = self.parts.state.borrow().clone().filter(|_| !lost.is_empty()) else {
+            return Ok(0);
+        };
+        let observed = Arc::clone(&self.parts.inventory.observed().borrow());
+        let (store, peers) = (&self.parts.store, &self.parts.peers);
+        let mender = Mender { store, observed: &observed, peers, state: &state, me: self.me(&state) };
+        let mut came = 0;
+        for (hash, size, place) in lost {
+            if let Some(from) = mender.mend(&hash, size, &place).await {
+                tracing::info!(%hash, %place, from, "a damaged content was replaced");
+                came += 1;
+            }
+        }
+        Ok(came)
+    }
+
     fn me(&self, state: &ClusterState) -> Option<NodeId> {
         state.id_of(&self.parts.name)
     }

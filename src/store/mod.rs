@@ -5,7 +5,7 @@
 //! Invariants: what a batch pinned survives a crash at any step; a content is never given out unless its bytes match
 //! its hash; readers wait for no batch; what a kept generation, a pin or a running operation needs is never removed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Read;
 use std::path::Path;
@@ -25,6 +25,7 @@ mod collect;
 mod error;
 mod hold;
 mod index;
+mod lost;
 mod pack;
 mod quarantine;
 mod reader;
@@ -38,6 +39,7 @@ pub use chain::{Adopted, HistoryEntry, Pinned};
 pub use collect::{Collected, Collector};
 pub use error::StoreError;
 pub use hold::Hold;
+pub use lost::Lost;
 pub use quarantine::{QuarantineId, QuarantineItem, Quarantined};
 pub use reader::Reader;
 pub use records::Applied;
@@ -67,6 +69,8 @@ struct Inner {
     reserve: AtomicU64,
     meter: Meter,
     holds: Holds,
+    /// Contents that should be here and were not, when they were last looked for.
+    lost: Mutex<BTreeSet<ContentHash>>,
     /// Contents that came or may have become unneeded since the last collection.
     churn: AtomicU64,
     /// When a collection is due although little came or went: the last one left something over.
@@ -110,6 +114,7 @@ impl Store {
             reserve: AtomicU64::new(pack::RESERVE_BYTES),
             meter: Meter::default(),
             holds: Holds::default(),
+            lost: Mutex::default(),
             // What an earlier process left is unknown: the first collection is due.
             churn: AtomicU64::new(u64::from(u32::MAX)),
             collect_again: Mutex::default(),
@@ -118,6 +123,7 @@ impl Store {
             pruned_ms: AtomicI64::new(unix_ms()),
         }));
         store.set_chain(store.load_chain()?);
+        store.note_missing()?;
         store.prune_seconds(unix_ms())?;
         Ok(store)
     }
@@ -179,7 +185,9 @@ impl Store {
         self.0.index.write(|txn| {
             txn.open_table(BLOBS)?.remove(hash.0)?;
             Ok(())
-        })
+        })?;
+        self.note_lost(*hash);
+        Ok(())
     }
 
     /// Begins a run of additions.

@@ -309,6 +309,23 @@ async fn a_generation_that_was_not_staged_is_fetched() {
 }
 
 #[tokio::test]
+async fn a_node_that_lacks_a_content_of_the_head_holds_it_no_more() {
+    let node = Node::start(Fixture::new(), state_without_head());
+    node.commit(&[("a", File("1")), ("b", File(""))]);
+    node.until("it is held", |status| status.holds == Some(1)).await;
+    let store = node.fixture.store.clone();
+    let hash = File("1").entry().content().unwrap();
+    store.forget(&hash).unwrap();
+    node.until("it is not", |status| status.holds.is_none() && status.holds_digest.is_none()).await;
+    assert!(node.codes().contains(&"store-damaged".to_owned()), "{:?}", node.codes());
+    let mut batch = store.batch();
+    batch.put(&hash, 1, &mut &b"1"[..]).unwrap();
+    batch.sync().unwrap();
+    node.until("it is again", |status| status.holds == Some(1) && status.problems.is_empty()).await;
+    node.stop().await;
+}
+
+#[tokio::test]
 async fn nothing_is_touched_before_a_leader_confirmed_the_log() {
     let fixture = Fixture::new();
     let node = Node::start_with(fixture, state_without_head(), false, Vec::new());
