@@ -15,17 +15,21 @@ use support::{THREE, TestCluster};
 const LONG: Duration = Duration::from_secs(40);
 
 fn cluster() -> (Network, TestCluster) {
-    let network = Network::new(3);
+    cluster_of(THREE)
+}
+
+fn cluster_of(nodes: &[(&str, &'static str)]) -> (Network, TestCluster) {
+    let network = Network::new(nodes.len());
     // Without hand-over: what is written while cut off is to be found in one place.
     let extra =
         "[sync]\nhandover = \"0s\"\ngather = \"100ms\"\ndelete_grace = \"100ms\"\n[tls]\ninsecure = true\n";
-    let mut cluster = TestCluster::with_addresses(THREE, &network.addresses(), extra);
+    let mut cluster = TestCluster::with_addresses(nodes, &network.addresses(), extra);
     for (index, node) in cluster.nodes.iter_mut().enumerate() {
         node.prefix = network.prefix(index + 1);
     }
     cluster.write(0, "default/api/a.xml", "<api/>");
     cluster.start_all();
-    cluster.wait_in_sync(&[0, 1, 2], LONG);
+    cluster.wait_in_sync(&(0..nodes.len()).collect::<Vec<_>>(), LONG);
     (network, cluster)
 }
 
@@ -96,4 +100,39 @@ fn the_leaders_link_is_cut() {
         network.heal(leader + 1);
         cluster.wait_in_sync(&[0, 1, 2], LONG);
     }
+}
+
+/// The manager reaches the leader and nobody else, so it can stage on no majority: it is replaced, although the leader
+/// hears it well.
+#[test]
+fn a_manager_that_reaches_no_majority_is_replaced() {
+    let five: Vec<(&str, &'static str)> =
+        ["gw1", "gw2", "gw3", "gw4", "gw5"].into_iter().map(|name| (name, "candidate")).collect();
+    let (network, cluster) = cluster_of(&five);
+    let mut manager = cluster.wait_manager(LONG);
+    let leader_of = |node: usize| cluster.status(node).unwrap()["leader"].as_str().unwrap().to_owned();
+    if leader_of(manager) == cluster.nodes[manager].name {
+        let (code, said, why) = cluster.cli(manager, &["switchover"]);
+        assert_eq!(code, 0, "{said}{why}");
+        manager = cluster.wait_manager(LONG);
+    }
+    let leader = leader_of(manager);
+    let others: Vec<usize> =
+        (0..5).filter(|node| *node != manager && cluster.nodes[*node].name != leader).collect();
+    network.cut_between(manager + 1, &others.iter().map(|node| node + 1).collect::<Vec<_>>());
+    cluster.write(manager, "default/api/b.xml", "<b/>");
+    let mut next = manager;
+    cluster.wait("another manager", LONG, || {
+        next = cluster.manager().unwrap_or(manager);
+        next != manager
+    });
+    assert_eq!(leader_of(next), leader, "the leader stays");
+    cluster.write(next, "default/api/a.xml", "<api>by the next</api>");
+    for node in others {
+        cluster.wait_content(node, "default/api/a.xml", "<api>by the next</api>", LONG);
+    }
+    network.heal(manager + 1);
+    cluster.wait_in_sync(&[0, 1, 2, 3, 4], LONG);
+    cluster.wait_equal(&[0, 1, 2, 3, 4], LONG);
+    assert!(cluster.cli(manager, &["quarantine", "list"]).1.contains("b.xml"));
 }

@@ -60,17 +60,34 @@ impl Network {
         self.drop_packets(host, &[hook]);
     }
 
+    /// Drops everything between a host and these others, in silence.
+    pub fn cut_between(&self, host: usize, others: &[usize]) {
+        let name = self.namespace(host);
+        for (hook, side) in [("input", "saddr"), ("output", "daddr")] {
+            self.add_chain(host, hook);
+            for other in others {
+                run(&format!(
+                    "ip netns exec {name} nft add rule inet cut {hook} ip {side} 10.77.0.{other} drop"
+                ));
+            }
+        }
+    }
+
     fn drop_packets(&self, host: usize, hooks: &[&str]) {
         let name = self.namespace(host);
-        run(&format!("ip netns exec {name} nft add table inet cut"));
         for hook in hooks {
-            let chain = format!(
-                "ip netns exec {name} nft add chain inet cut {hook} {{ type filter hook {hook} priority 0 ; policy accept ; }}"
-            );
-            run(&chain);
+            self.add_chain(host, hook);
             let side = if *hook == "input" { "iifname" } else { "oifname" };
             run(&format!("ip netns exec {name} nft add rule inet cut {hook} {side} eth0 drop"));
         }
+    }
+
+    fn add_chain(&self, host: usize, hook: &str) {
+        let name = self.namespace(host);
+        run(&format!("ip netns exec {name} nft add table inet cut"));
+        run(&format!(
+            "ip netns exec {name} nft add chain inet cut {hook} {{ type filter hook {hook} priority 0 ; policy accept ; }}"
+        ));
     }
 
     pub fn heal(&self, host: usize) {
