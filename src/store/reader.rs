@@ -44,8 +44,11 @@ impl Reader<'_> {
     /// # Errors
     /// When the index cannot be read.
     pub fn last_second(&self, place: &Place) -> Result<Option<i64>, StoreError> {
-        let noted = self.seconds.get((place.root.as_str(), place.path.as_bytes()))?;
-        Ok(noted.map(|value| value.value().0))
+        match self.seconds.get((place.root.as_str(), place.path.as_bytes())) {
+            Ok(noted) => Ok(noted.map(|value| value.value().0)),
+            // The index was opened again since, after a failed write.
+            Err(_) => self.store.last_second(place),
+        }
     }
 
     /// As [`Store::author_mtime`].
@@ -53,7 +56,11 @@ impl Reader<'_> {
     /// # Errors
     /// When the index cannot be read.
     pub fn author_mtime(&self, place: &Place) -> Result<Option<FileTime>, StoreError> {
-        Ok(row(&self.tree, place)?.and_then(|row| row.mtime))
+        match row(&self.tree, place) {
+            Ok(row) => Ok(row.and_then(|row| row.mtime)),
+            // As above.
+            Err(_) => self.store.author_mtime(place),
+        }
     }
 
     /// As [`Store::open_blob`].

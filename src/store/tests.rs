@@ -677,3 +677,20 @@ fn a_failed_write_leaves_a_chain_that_the_next_start_can_read() {
         home.store.history(9).unwrap().iter().map(|entry| entry.generation.number).collect();
     assert_eq!(numbers, [3, 2, 1]);
 }
+
+#[test]
+fn who_reads_much_goes_on_after_a_failed_write_and_finds_what_came_since() {
+    let home = Home::new();
+    home.put("early");
+    home.store.note_seconds(&[(place("r", "a"), 7)]).unwrap();
+    let reader = home.store.reader().unwrap();
+    home.store.index().pretend_failure();
+    home.put("late");
+    for text in ["early", "late"] {
+        let mut read = String::new();
+        reader.open_blob(&ContentHash::of(text.as_bytes())).unwrap().read_to_string(&mut read).unwrap();
+        assert_eq!(read, text);
+    }
+    assert_eq!(reader.last_second(&place("r", "a")).unwrap(), Some(7));
+    assert_eq!(reader.author_mtime(&place("r", "a")).unwrap(), None);
+}
