@@ -70,6 +70,11 @@ fn manager_dies_before_staging() {
 }
 
 #[test]
+fn the_manager_dies_while_others_write_what_it_has_not() {
+    manager_dies_at("publish.before-own-pin");
+}
+
+#[test]
 fn manager_dies_after_staging() {
     manager_dies_at("publish.after-stage");
 }

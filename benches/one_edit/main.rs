@@ -2,9 +2,11 @@
 //! many syncs and how many bytes it costs.
 //!
 //! `cargo bench --bench one_edit`; `-- FILES EDITS` for other sizes; `-- --profile` for where one edit's time goes, step
-//! by step, by the daemons' own clocks. Prints medians; judges nothing.
+//! by step, by the daemons' own clocks; `-- --idle` for what the daemons take while nothing happens. Prints medians;
+//! judges nothing.
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // a program that prints for people, and ends when something breaks
 
+mod idle;
 mod profile;
 #[path = "../../tests/support/mod.rs"]
 mod support;
@@ -25,6 +27,9 @@ fn main() {
     let edits = numbers.get(1).copied().unwrap_or(100);
     if std::env::args().any(|argument| argument == "--profile") {
         return profile::run(files, edits);
+    }
+    if std::env::args().any(|argument| argument == "--idle") {
+        return idle::run(files);
     }
     println!("one edit in {files} files, three nodes on one host with {} cores, {edits} edits each", cores());
     for (name, extra) in [("settle = 10ms (default)", ""), ("settle = 0ms", "[sync]\nsettle = \"0ms\"\n")] {

@@ -3,6 +3,10 @@
 //! A vote is on disk before [`RaftLogStorage::save_vote`] returns; entries are on disk before the callback is called,
 //! one durable transaction for each append. Syncs run on the blocking pool, so that a slow disk stalls the log but not
 //! the runtime. An error here stops openraft, and with it the process.
+//!
+//! A leader's entries are on its own disk before it sends them. Side by side would be faster, but openraft restores a
+//! leader after a restart in the term that it led: one that forgot an entry which a follower has would give its number
+//! to another one, in the same term, and nobody would notice.
 
 use std::fmt::Debug;
 use std::ops::{Bound, RangeBounds};
@@ -33,6 +37,9 @@ pub(super) struct LogStore {
     bound: Option<Me>,
     /// How far the state machine is, as stored: nothing beyond is purged. None in tests of the log alone.
     applied: Option<watch::Receiver<Option<LogId>>>,
+    /// What openraft last said is committed. It goes into the file with the next append: a write of its own would stand
+    /// between the commit and its apply, and would be durable no earlier.
+    committed: Option<LogId>,
 }
 
 impl LogStore {
@@ -41,7 +48,7 @@ impl LogStore {
         bound: Option<Me>,
         applied: Option<watch::Receiver<Option<LogId>>>,
     ) -> Self {
-        Self { db, bound, applied }
+        Self { db, bound, applied, committed: None }
     }
 
     /// Waits until the stored state covers `log_id`: openraft purges while its state machine still installs the
@@ -132,14 +139,13 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<()> {
-        let Some(committed) = committed else { return Ok(()) };
-        self.write(Keep::Later, move |writer| writer.put(COMMITTED, &committed))
-            .await
-            .map_err(|error| StorageIOError::write(any(&error)).into())
+        self.committed = committed.or(self.committed);
+        Ok(())
     }
 
     async fn read_committed(&mut self) -> Result<Option<LogId>> {
-        self.db.get(COMMITTED).map_err(|error| StorageIOError::read(any(&error)).into())
+        let stored = self.db.get(COMMITTED).map_err(|error| StorageIOError::read(any(&error)))?;
+        Ok(stored.max(self.committed))
     }
 
     async fn append<I>(&mut self, entries: I, callback: LogFlushed<TypeConfig>) -> Result<()>
@@ -151,8 +157,15 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             .into_iter()
             .map(|entry| record::encode(Kind::Entry, &entry).map(|bytes| (entry.log_id.index, bytes)))
             .collect();
+        let committed = self.committed;
         let written = match encoded {
-            Ok(encoded) => self.write(Keep::Durable, move |writer| writer.append(&encoded)).await,
+            Ok(encoded) => {
+                let work = move |writer: &Writer<'_>| {
+                    committed.map_or(Ok(()), |committed| writer.put(COMMITTED, &committed))?;
+                    writer.append(&encoded)
+                };
+                self.write(Keep::Durable, work).await
+            }
             Err(error) => Err(error.into()),
         };
         match written {

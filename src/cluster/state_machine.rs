@@ -1,6 +1,6 @@
 //! The state that the log builds, kept beside it, and snapshots of it.
 //!
-//! Each apply stores the new state and the index of its last entry in one transaction. That transaction is not synced
+//! Each apply shows the new state, then stores it with the index of its last entry in one transaction. That is not synced
 //! by itself: the log is durable, and openraft applies again what is missing after a crash. So the state may be older
 //! than what this node did before: a leader therefore answers nothing before an entry of its own is applied.
 //! Apply waits for nothing but this file.
@@ -91,7 +91,6 @@ impl StateMachine {
     }
 
     fn show(&self) {
-        self.stored.send_replace(self.applied.last_applied);
         let generation = self.applied.state.as_ref().map_or(0, ClusterState::generation);
         tracing::debug!(target: "syncd::step", generation, "commit known");
         self.seen.send_replace(self.applied.state.clone().map(Arc::new));
@@ -136,19 +135,20 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let mut next = self.applied.clone();
-        let responses = entries.into_iter().map(|entry| one(&mut next, entry)).collect();
-        let (db, bound) = (Arc::clone(&self.db), self.bound);
-        self.applied = blocking(move || {
+        let responses = entries.into_iter().map(|entry| one(&mut self.applied, entry)).collect();
+        // Before it is stored: the entries are committed, whatever becomes of this file, and what is stored here would
+        // outlive a crash no sooner.
+        self.show();
+        let (db, bound, next) = (Arc::clone(&self.db), self.bound, self.applied.clone());
+        blocking(move || {
             db.write(Keep::Later, |writer| {
                 writer.bound(bound)?;
                 writer.put(APPLIED, &next)
-            })?;
-            Ok(next)
+            })
         })
         .await
         .map_err(|error| StorageIOError::write_state_machine(openraft::AnyError::new(&error)))?;
-        self.show();
+        self.stored.send_replace(self.applied.last_applied);
         Ok(responses)
     }
 
@@ -191,6 +191,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         .map_err(|error| {
             StorageIOError::write_snapshot(Some(meta.signature()), openraft::AnyError::new(&error))
         })?;
+        self.stored.send_replace(self.applied.last_applied);
         self.show();
         Ok(())
     }

@@ -1,10 +1,11 @@
-//! From a batch to a generation that this node holds: reads the contents, pins, encodes. All of it blocks.
+//! From a batch to a generation that this node holds: reads the contents, encodes, pins. All of it blocks.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::crash;
 use crate::delta::{Base, Encoder, ParcelError, Run};
 use crate::model::{
     Change, ContentHash, Digest, Edit, Entry, FileTime, Forest, Generation, Place, Proposal, RootName, Rules,
@@ -12,7 +13,7 @@ use crate::model::{
 use crate::publish::PublishError;
 use crate::publish::fit::fit;
 use crate::publish::spool::Spool;
-use crate::store::{Adopted, Batch, Store, StoreError};
+use crate::store::{Adopted, Batch, Blob, Store, StoreError};
 use crate::tree::Root;
 use crate::wire::Header;
 
@@ -29,7 +30,7 @@ pub(super) struct Draft {
     pub(super) created_unix_ms: i64,
 }
 
-/// A generation that is pinned here and ready to be staged.
+/// A generation that is ready to be staged.
 pub(super) struct Prepared {
     pub(super) generation: Generation,
     pub(super) parcel: Parcel,
@@ -47,26 +48,23 @@ pub(super) struct Parcel {
     pub(super) runs: Vec<Run>,
 }
 
-/// What came of a draft.
-pub(super) struct Outcome {
-    /// None when nothing was left to publish.
-    pub(super) prepared: Option<Prepared>,
-    /// Places whose content is not what was observed any more.
-    pub(super) unreadable: BTreeSet<Place>,
-}
-
 /// The forest that edits are made against.
 pub(super) fn base_forest(parent: Option<&Adopted>, rules: &Rules) -> Forest {
     parent.map(|parent| parent.forest.clone()).unwrap_or_default().under(rules)
 }
 
-/// Reads what is new from `roots` into the store, pins the generation, and encodes it for members that hold the parent.
+/// Reads what is new from `roots` into the store, encodes it for members that hold the parent, and hands it to `ready`,
+/// unless nothing is left to publish; then pins it. Says which places hold another content than was observed.
+///
+/// The members write while this node does: it counts as a holder only once this has returned, like any of them once it
+/// has answered.
 pub(super) fn prepare(
     draft: Draft,
     roots: &BTreeMap<RootName, Arc<Root>>,
     store: &Store,
     spool_dir: &Path,
-) -> Result<Outcome, PublishError> {
+    ready: impl FnOnce(Prepared),
+) -> Result<BTreeSet<Place>, PublishError> {
     let Draft { parent, number, mut edits, rules, epoch, author, created_unix_ms } = draft;
     let base = base_forest(parent.as_deref(), &rules);
     let mut batch = store.batch();
@@ -90,7 +88,7 @@ pub(super) fn prepare(
     fit(&base, &mut edits);
     let is_same = parent.as_ref().is_some_and(|parent| parent.rules == rules);
     if edits.is_empty() && (is_same || parent.is_none()) {
-        return Ok(Outcome { prepared: None, unreadable });
+        return Ok(unreadable);
     }
     let forest = base.with(edits.values().map(|edit| (edit.place.clone(), edit.new.clone())))?;
     let parent_number = parent.as_ref().map_or(0, |parent| parent.generation.number);
@@ -105,27 +103,34 @@ pub(super) fn prepare(
         .collect();
     let inlined = unknown_to_peers(&changes, &base, fresh);
     let proposal = Proposal { generation, base: parent_number, rules, changes };
-    batch.pin(&proposal)?;
-    tracing::debug!(target: "syncd::step", generation = number, "own pin durable");
     let base_digest = parent.map(|parent| parent.generation.digest);
     // The parent is the head: its times are those of the head's rows.
     let time = |place: &Place| store.author_mtime(place).map_err(std::io::Error::other);
     let base = Base { forest: &base, time: &time };
     let how = |patches| How { base_digest, rules_of_base: is_same, patches };
-    let parcel = match encode(&proposal, &base, &inlined, how(true), store, spool_dir) {
+    let reader = store.reader()?;
+    let mut open = |hash: &ContentHash| match batch.open_unsynced(hash)? {
+        Some(blob) => Ok(blob),
+        None => reader.open_blob(hash),
+    };
+    let parcel = match encode(&proposal, &base, &inlined, how(true), (store, &mut open), spool_dir) {
         // An old version is damaged: contents come whole for once.
         Err(
             error @ (PublishError::Encode(ParcelError::Patch { .. })
             | PublishError::Store(StoreError::Damaged { .. } | StoreError::Missing { .. })),
         ) => {
             tracing::warn!(error = &error as &dyn std::error::Error, "encoding without patches");
-            encode(&proposal, &base, &inlined, how(false), store, spool_dir)?
+            encode(&proposal, &base, &inlined, how(false), (store, &mut open), spool_dir)?
         }
         parcel => parcel?,
     };
     tracing::debug!(target: "syncd::step", generation = number, "encoded");
-    let (generation, changes) = (proposal.generation, proposal.changes.len() as u64);
-    Ok(Outcome { prepared: Some(Prepared { generation, parcel, changes, deletes, base_digest }), unreadable })
+    let (generation, changes) = (proposal.generation.clone(), proposal.changes.len() as u64);
+    ready(Prepared { generation, parcel, changes, deletes, base_digest });
+    crash::point("publish.before-own-pin");
+    batch.pin(&proposal)?;
+    tracing::debug!(target: "syncd::step", generation = number, "own pin durable");
+    Ok(unreadable)
 }
 
 impl Prepared {
@@ -147,7 +152,10 @@ impl Prepared {
         // By now the head may be another one than the parent.
         let time = |place: &Place| basis.time(place).map_err(std::io::Error::other);
         let how = How { base_digest: self.base_digest, rules_of_base: false, patches: false };
-        encode(&proposal, &Base { forest: &forest, time: &time }, &all, how, store, spool_dir)
+        let reader = store.reader()?;
+        let mut open = |hash: &ContentHash| reader.open_blob(hash);
+        let base = Base { forest: &forest, time: &time };
+        encode(&proposal, &base, &all, how, (store, &mut open), spool_dir)
     }
 }
 
@@ -210,6 +218,9 @@ fn unknown_to_peers(
     unknown
 }
 
+/// Opens a content of the store, or one that is about to be in it.
+type Open<'a> = &'a mut dyn FnMut(&ContentHash) -> Result<Blob, StoreError>;
+
 /// How a parcel is encoded.
 struct How {
     base_digest: Option<Digest>,
@@ -222,14 +233,13 @@ fn encode(
     base: &Base<'_>,
     sent: &BTreeSet<ContentHash>,
     how: How,
-    store: &Store,
+    (store, open): (&Store, Open<'_>),
     spool_dir: &Path,
 ) -> Result<Parcel, PublishError> {
     let has = |hash: &ContentHash| Ok::<_, PublishError>(how.patches && store.has(hash)?);
     let encoder = Encoder::new(proposal, base, sent, BTreeMap::new(), has)?;
     let mut runs = Vec::new();
-    let reader = store.reader()?;
-    let open = |hash: &ContentHash| Ok::<_, PublishError>(reader.open_blob(hash)?);
+    let open = |hash: &ContentHash| Ok::<_, PublishError>(open(hash)?);
     let spool = Spool::fill(
         spool_dir,
         |out| {

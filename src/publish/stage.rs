@@ -1,6 +1,6 @@
 //! Bringing one generation to every member, each at its own pace.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::delta::tally;
-use crate::model::{Member, NodeId};
+use crate::model::{ClusterState, Member, NodeId, Problem, Severity};
 use crate::publish::Config;
 use crate::publish::prepare::{Parcel, Prepared};
 use crate::publish::status::Observer;
@@ -111,6 +111,26 @@ impl Stages {
             way.go(&enough, &answers).await;
         });
     }
+}
+
+/// What there is to say while too few hold a generation.
+pub(super) fn no_majority(
+    state: &ClusterState,
+    holders: &BTreeSet<NodeId>,
+    refusals: &BTreeMap<NodeId, String>,
+) -> Problem {
+    let lacking = state.voters.difference(holders).filter_map(|id| {
+        let name = &state.members.get(id)?.name;
+        Some(format!("{name} ({})", refusals.get(id).map_or("no answer", String::as_str)))
+    });
+    let message = format!(
+        "a change is held by {} of {} voters, so it can't be committed; missing: {}",
+        state.voters.intersection(holders).count(),
+        state.voters.len(),
+        lacking.collect::<Vec<_>>().join(", ")
+    );
+    let remedy = "start the missing nodes, or open their port; it is tried again by itself";
+    Problem::new(Severity::Critical, "no-majority", message, remedy)
 }
 
 /// All that one member's attempts need.

@@ -5,21 +5,22 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::crash;
 use crate::inventory::{InventoryHandle, Observed};
 use crate::model::{
-    ClusterState, Commit, CommitOutcome, Coordinator, Epoch, NodeId, OutlookAsked, OutlookHandle, Place,
-    Problem, RootName, Rules, Seed, Severity, unix_ms,
+    ClusterState, Commit, CommitOutcome, Coordinator, Digest, Epoch, NodeId, OutlookAsked, OutlookHandle,
+    Place, Problem, RootName, Rules, Seed, Severity, unix_ms,
 };
 use crate::plan::{Matcher, PatternError};
 use crate::publish::batch::{Batch, Decision, Gather, Scene};
 use crate::publish::prepare::{Draft, Prepared, base_forest, prepare};
 use crate::publish::shut::{open_roots, shut_roots};
-use crate::publish::stage::Stages;
+use crate::publish::stage::{Stages, no_majority};
 use crate::publish::window::DeleteWindow;
 use crate::publish::{LastPublish, Observer, PublishError, PublishStatus, Timing, own_rules};
 use crate::rpc::{Peers, Upload};
@@ -30,8 +31,8 @@ const MAJORITY_WITHIN: Duration =
     if cfg!(test) { Duration::from_millis(300) } else { Duration::from_secs(10) };
 /// How long the log's news may take to arrive here after it said that it has a commit.
 const APPLIED_WITHIN: Duration = Duration::from_secs(5);
-/// The head of the log is adopted by another task; it is looked for this often meanwhile.
-const ADOPTED_EVERY: Duration = Duration::from_millis(2);
+/// What changed while it was read is looked at again after this.
+const READ_AGAIN: Duration = Duration::from_millis(2);
 /// After a publish failed on this node.
 const AGAIN: Duration = Duration::from_secs(1);
 /// How often rules that would touch paths are compared with the folder anew.
@@ -75,6 +76,7 @@ pub struct PublishTask {
     coordinator: Arc<dyn Coordinator>,
     state: watch::Receiver<Option<Arc<ClusterState>>>,
     observed: watch::Receiver<Arc<Observed>>,
+    heads: watch::Receiver<Option<(u64, Digest)>>,
     store: Store,
     active: watch::Receiver<Option<Epoch>>,
     withheld: watch::Receiver<Arc<BTreeSet<Place>>>,
@@ -121,7 +123,7 @@ struct Office {
 enum Standing {
     /// Another node is manager, or this one's folder is not at the head yet.
     Out,
-    /// The log is ahead of this node's store.
+    /// The log is ahead of this node's store, into which another task takes what it says.
     Behind,
     In(Office),
 }
@@ -153,6 +155,7 @@ pub fn new(
         observed: inventory.observed(),
         config,
         coordinator,
+        heads: store.heads(),
         store,
         active,
         withheld,
@@ -200,6 +203,7 @@ impl PublishTask {
                 changed = self.state.changed() => changed.is_err(),
                 changed = self.active.changed() => changed.is_err(),
                 changed = self.withheld.changed() => changed.is_err(),
+                changed = self.heads.changed() => changed.is_err(),
             };
             if gone {
                 // Whoever spoke has ended, so the daemon is about to.
@@ -217,7 +221,7 @@ impl PublishTask {
                 self.status.send_if_modified(|status| std::mem::take(status) != PublishStatus::default());
                 return Ok(None);
             }
-            Standing::Behind => return Ok(Some(Instant::now() + ADOPTED_EVERY)),
+            Standing::Behind => return Ok(None),
             Standing::In(office) => office,
         };
         if self.epoch != Some(office.epoch) {
@@ -464,13 +468,19 @@ impl PublishTask {
         let waited_us = u64::try_from(batch.seen.elapsed().as_micros()).unwrap_or(u64::MAX);
         tracing::debug!(target: "syncd::step", generation = office.next, waited_us, "gathered");
         let (roots, store, dir) = (open_roots(observed), self.store.clone(), self.config.spool_dir.clone());
-        let outcome = tokio::task::spawn_blocking(move || prepare(draft, &roots, &store, &dir)).await??;
-        let now = Instant::now();
-        outcome.unreadable.iter().for_each(|place| self.gather.postpone(place, now));
-        let Some(prepared) = outcome.prepared else { return Ok(ADOPTED_EVERY) };
-        let (prepared, read) = (Arc::new(prepared), now);
+        let (ready, encoded) = oneshot::channel();
+        let pinning = tokio::task::spawn_blocking(move || {
+            // Nobody listens only while the daemon stops.
+            prepare(draft, &roots, &store, &dir, |prepared| drop(ready.send(prepared)))
+        });
+        let Ok(prepared) = encoded.await else {
+            let now = Instant::now();
+            pinning.await??.iter().for_each(|place| self.gather.postpone(place, now));
+            return Ok(READ_AGAIN);
+        };
+        let (prepared, read) = (Arc::new(prepared), Instant::now());
         crash::point("publish.before-stage");
-        let Some(holders) = self.stage(office, Arc::clone(&prepared), notes).await else {
+        let Some(holders) = self.stage(office, Arc::clone(&prepared), pinning, notes).await? else {
             return Ok(Duration::ZERO);
         };
         let staged = Instant::now();
@@ -530,17 +540,18 @@ impl PublishTask {
         &mut self,
         office: &Office,
         prepared: Arc<Prepared>,
+        mut pinning: JoinHandle<Result<BTreeSet<Place>, PublishError>>,
         notes: &[Problem],
-    ) -> Option<BTreeSet<NodeId>> {
+    ) -> Result<Option<BTreeSet<NodeId>>, PublishError> {
         let parent = prepared.generation.parent;
         let (round, mut answers) = self.stages.round(prepared);
-        let mut holders = BTreeSet::from([office.me]);
+        let mut holders = BTreeSet::new();
         let mut begun = BTreeSet::from([office.me]);
         let mut refusals: BTreeMap<NodeId, String> = BTreeMap::new();
         let late = tokio::time::sleep(MAJORITY_WITHIN);
         tokio::pin!(late);
         loop {
-            let state = self.state.borrow_and_update().clone()?;
+            let Some(state) = self.state.borrow_and_update().clone() else { return Ok(None) };
             let is_active = *self.active.borrow_and_update() == Some(office.epoch);
             let is_over = !holds_office(&state, office.epoch, office.me) || state.generation() != parent;
             if !is_active || is_over || state.paused.is_some() {
@@ -549,13 +560,14 @@ impl PublishTask {
                     paused = state.paused.is_some(),
                     "a generation was given up: this node may not publish it now"
                 );
-                return None;
+                return Ok(None);
             }
             for (id, member) in state.members.iter().filter(|(id, _)| begun.insert(**id)) {
                 self.stages.send(&round, *id, member);
             }
-            if state.is_majority(&holders) {
-                return Some(holders);
+            // Whoever names the holders is one: what it commits it never has to get back from them.
+            if holders.contains(&office.me) && state.is_majority(&holders) {
+                return Ok(Some(holders));
             }
             if late.is_elapsed() {
                 let mut problems = notes.to_vec();
@@ -563,16 +575,21 @@ impl PublishTask {
                 self.tell(problems);
             }
             tokio::select! {
+                pinned = &mut pinning, if !holders.contains(&office.me) => {
+                    let now = Instant::now();
+                    pinned??.iter().for_each(|place| self.gather.postpone(place, now));
+                    holders.insert(office.me);
+                }
                 answer = answers.recv() => {
-                    let answer = answer?;
+                    let Some(answer) = answer else { return Ok(None) };
                     match answer.refused {
                         None => { holders.insert(answer.member); }
                         Some(why) => { refusals.insert(answer.member, why); }
                     }
                 }
                 () = &mut late, if !late.is_elapsed() => {}
-                changed = self.state.changed() => changed.ok()?,
-                changed = self.active.changed() => changed.ok()?,
+                changed = self.state.changed() => if changed.is_err() { return Ok(None) },
+                changed = self.active.changed() => if changed.is_err() { return Ok(None) },
             }
         }
     }
@@ -660,25 +677,6 @@ fn may_be_first(seed: &Seed, me: NodeId) -> bool {
 
 fn matchers(rules: &Rules) -> Result<BTreeMap<RootName, Matcher>, PatternError> {
     rules.roots.iter().map(|(root, rules)| Ok((root.clone(), Matcher::new(rules)?))).collect()
-}
-
-fn no_majority(
-    state: &ClusterState,
-    holders: &BTreeSet<NodeId>,
-    refusals: &BTreeMap<NodeId, String>,
-) -> Problem {
-    let lacking = state.voters.difference(holders).filter_map(|id| {
-        let name = &state.members.get(id)?.name;
-        Some(format!("{name} ({})", refusals.get(id).map_or("no answer", String::as_str)))
-    });
-    let message = format!(
-        "a change is held by {} of {} voters, so it can't be committed; missing: {}",
-        state.voters.intersection(holders).count(),
-        state.voters.len(),
-        lacking.collect::<Vec<_>>().join(", ")
-    );
-    let remedy = "start the missing nodes, or open their port; it is tried again by itself";
-    Problem::new(Severity::Critical, "no-majority", message, remedy)
 }
 
 mod outlook;

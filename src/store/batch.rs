@@ -12,7 +12,7 @@ use crate::crash;
 use crate::model::{ContentHash, Entry, Proposal};
 use crate::store::index::{BLOBS, PACKS, PINS, encode};
 use crate::store::pack::{Location, PORTION_BYTES, Writer};
-use crate::store::{PinKey, Pinned, Store, StoreError};
+use crate::store::{Blob, PinKey, Pinned, Store, StoreError};
 
 /// So many contents are noted in the index at once, or one pack full: hashes lie everywhere in its table, so that each
 /// time most of it is written anew. The pack is synced in smaller portions.
@@ -82,6 +82,18 @@ impl<'a> Batch<'a> {
     pub fn has(&mut self, hash: &ContentHash) -> Result<bool, StoreError> {
         self.hold(hash);
         Ok(self.pending.contains_key(hash) || self.store.has(hash)?)
+    }
+
+    /// Opens a content of this batch that is not durable yet; none when it is no such one.
+    ///
+    /// # Errors
+    /// When what was put can't be written or read.
+    pub fn open_unsynced(&mut self, hash: &ContentHash) -> Result<Option<Blob>, StoreError> {
+        let (Some(location), Some(writer)) = (self.pending.get(hash), &mut self.writer) else {
+            return Ok(None);
+        };
+        writer.flush()?;
+        self.store.open_at(hash, *location).map(Some)
     }
 
     fn require_room(&mut self, size: u64) -> Result<(), StoreError> {

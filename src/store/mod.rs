@@ -14,8 +14,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use redb::ReadableTable;
+use tokio::sync::watch;
 
-use crate::model::{ContentHash, Meter, unix_ms};
+use crate::model::{ContentHash, Digest, Meter, unix_ms};
 
 mod basis;
 mod batch;
@@ -64,6 +65,8 @@ struct Inner {
     turn: Mutex<()>,
     /// What is durable now; replaced as a whole, so that a reader waits for nobody.
     chain: Mutex<Arc<Chain>>,
+    /// Number and digest of the head, for those who wait for another.
+    heads: watch::Sender<Option<(u64, Digest)>>,
     quarantine: Quarantine,
     history: AtomicUsize,
     reserve: AtomicU64,
@@ -109,6 +112,7 @@ impl Store {
             packs,
             turn: Mutex::default(),
             chain: Mutex::default(),
+            heads: watch::Sender::new(None),
             quarantine,
             history: AtomicUsize::new(HISTORY_DEFAULT),
             reserve: AtomicU64::new(pack::RESERVE_BYTES),
@@ -157,13 +161,7 @@ impl Store {
         let mut last = None;
         loop {
             let location = self.location(hash)?.ok_or(StoreError::Missing { hash: *hash })?;
-            let pack = self.0.packs.path(location.pack);
-            let opened = self.0.packs.open_pack(location.pack).and_then(|file| {
-                Blob::open(Arc::new(file), hash, location)
-                    .map_err(StoreError::io("read", &pack))?
-                    .ok_or(StoreError::Damaged { hash: *hash, pack })
-            });
-            match opened {
+            match self.open_at(hash, location) {
                 Ok(blob) => return Ok(blob),
                 // Perhaps the collector moved it between the two reads; it does so once in a while.
                 Err(_) if last != Some(location) => last = Some(location),
@@ -174,6 +172,13 @@ impl Store {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    fn open_at(&self, hash: &ContentHash, location: Location) -> Result<Blob, StoreError> {
+        let pack = self.0.packs.path(location.pack);
+        let file = Arc::new(self.0.packs.open_pack(location.pack)?);
+        let blob = Blob::open(file, hash, location).map_err(StoreError::io("read", &pack))?;
+        blob.ok_or(StoreError::Damaged { hash: *hash, pack })
     }
 
     /// Forgets a content that was found damaged, so that it counts as missing and can be put again.
@@ -257,6 +262,20 @@ impl Store {
         self.0.reserve.store(u64::MAX, Ordering::Relaxed);
     }
 
+    /// Nothing is pinned or adopted until what this returns is dropped.
+    #[cfg(test)]
+    pub(crate) fn stall(&self) -> std::sync::mpsc::Sender<()> {
+        let ((release, released), (holds, held)) = (std::sync::mpsc::channel(), std::sync::mpsc::channel());
+        let store = self.clone();
+        std::thread::spawn(move || {
+            let _turn = store.turn().unwrap();
+            holds.send(()).unwrap();
+            let _: Result<(), _> = released.recv();
+        });
+        held.recv().unwrap();
+        release
+    }
+
     fn location(&self, hash: &ContentHash) -> Result<Option<Location>, StoreError> {
         self.0.index.read(|txn| {
             let found = txn.open_table(BLOBS)?.get(hash.0)?.map(|value| value.value());
@@ -270,7 +289,15 @@ impl Store {
 
     /// Only for whoever has the turn, or alone.
     fn set_chain(&self, chain: Chain) {
+        let head = chain.head.as_ref().map(|head| (head.generation.number, head.generation.digest));
         *self.0.chain.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(chain);
+        self.0.heads.send_if_modified(|known| std::mem::replace(known, head) != head);
+    }
+
+    /// Wakes whoever waits for another head; [`Store::head`] says which.
+    #[must_use]
+    pub fn heads(&self) -> watch::Receiver<Option<(u64, Digest)>> {
+        self.0.heads.subscribe()
     }
 
     /// The right to change the chain, which is what the index says then.

@@ -282,6 +282,17 @@ impl Writer<'_> {
         outcome
     }
 
+    /// Lets readers see everything appended so far.
+    pub(super) fn flush(&mut self) -> Result<(), StoreError> {
+        let path = &self.path;
+        let pack = self.pack.as_mut().ok_or_else(|| retired(path))?;
+        let flushed = pack.flush().map_err(StoreError::io("write", path));
+        if flushed.is_err() {
+            self.retire();
+        }
+        flushed
+    }
+
     /// Makes everything appended so far durable. It counts only once the index notes it: see [`Writer::settle`].
     pub(super) fn sync(&mut self) -> Result<(), StoreError> {
         if self.synced == self.end {

@@ -438,6 +438,25 @@ async fn a_majority_is_enough_and_known_content_is_not_sent_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_others_write_meanwhile_and_this_node_counts_once_it_has_written_too() {
+    let (dir, stop) = (tempfile::tempdir().unwrap(), CancellationToken::new());
+    let (second, peer) = serve_peer(dir.path(), 2, &stop).await;
+    let (third, other) = serve_peer(dir.path(), 3, &stop).await;
+    let rig = Rig::new(&[second, third]);
+    let stalled = rig.store.stall();
+    rig.write("a.xml", "text");
+    let both = async {
+        while peer.pins().is_empty() || other.pins().is_empty() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), both).await.expect("the others wait for nobody");
+    drop(stalled);
+    rig.until("a.xml").await;
+    assert!(rig.log.commits.lock().unwrap()[0].holders.contains(&1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_member_that_lacks_a_known_content_gets_it() {
     let (dir, stop) = (tempfile::tempdir().unwrap(), CancellationToken::new());
     let (address, peer) = serve_peer(dir.path(), 2, &stop).await;
