@@ -1,7 +1,10 @@
 //! Places where a test can end the process as a power loss would.
 //!
 //! Compiled in only with the feature `crash-points`; a shipped binary has none of this. The variable `SYNCD_CRASH`
-//! names one point, `name` or `name:N` for the N-th time it is passed (from 1).
+//! names one point, `name` or `name:N` for the N-th time it is passed (from 1). `SYNCD_SCAN` makes the gateway's scan
+//! shorter, in milliseconds.
+
+use std::time::Duration;
 
 /// Ends the process at once, without any clean-up, if the test asked for it at this point.
 #[cfg(feature = "crash-points")]
@@ -22,3 +25,18 @@ pub fn point(name: &str) {
 #[cfg(not(feature = "crash-points"))]
 #[inline(always)]
 pub fn point(_name: &str) {}
+
+/// How long a scan of the gateway is taken to be: `usual`, unless the test says otherwise.
+#[cfg(feature = "crash-points")]
+#[must_use]
+pub fn scan(usual: Duration) -> Duration {
+    let wanted = std::env::var("SYNCD_SCAN").ok().and_then(|text| text.parse().ok());
+    wanted.map_or(usual, Duration::from_millis)
+}
+
+/// The usual one: this build has no such switch.
+#[cfg(not(feature = "crash-points"))]
+#[must_use]
+pub fn scan(usual: Duration) -> Duration {
+    usual
+}

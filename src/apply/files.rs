@@ -80,6 +80,9 @@ impl ApplyTask {
         self.watch_office(office);
         if office.is_some() && *self.active.borrow() == office {
             self.hold_office(&scene, head).await?;
+            if scene.roots.problems.is_empty() && state.paused.is_none() {
+                self.obey_redeploys(&scene).await?;
+            }
             return Ok(true);
         }
         if office.is_none() {
@@ -125,6 +128,7 @@ impl ApplyTask {
             policy: DriftPolicy::Report,
             offered: &|_| false,
             quiet: self.config.quiet,
+            scan: self.config.scan,
             now: Instant::now(),
         };
         let verdict = judge(&sight, &mut self.memory);
@@ -201,7 +205,11 @@ impl ApplyTask {
             return self.only_tell(scene, None).await;
         };
         let edits = scene.observed.forest.edits(&head.forest);
-        self.bring_to_head(scene, &head, edits, false).await.map(drop)
+        if self.bring_to_head(scene, &head, edits, false).await? {
+            self.bump_after_answers(scene).await?;
+            self.obey_redeploys(scene).await?;
+        }
+        Ok(())
     }
 
     /// Makes what is to be made now. True once the roots are at the head and the record says so.
@@ -247,6 +255,7 @@ impl ApplyTask {
                 return Ok(false);
             }
         }
+        self.recall_given_up().await?;
         let unread = self.unread().await?;
         let (handover, now) = (self.handover.as_ref(), Instant::now());
         let sight = Sight {
@@ -260,10 +269,14 @@ impl ApplyTask {
             policy: self.config.drift,
             offered: &|edit| handover.is_some_and(|handover| handover.keeps(edit, now)),
             quiet: self.config.quiet,
+            scan: self.config.scan,
             now: Instant::now(),
         };
         let mut verdict = judge(&sight, &mut self.memory);
         self.note_unread(&verdict.unread).await?;
+        if !everything {
+            self.keep_given_up(&verdict, head).await?;
+        }
         self.leave_what_has_no_room(&mut verdict).await?;
         self.tell_of_drift(&verdict);
         if !everything {
@@ -337,7 +350,7 @@ impl ApplyTask {
         for edit in &made {
             let is_folder = |entry: &Option<Entry>| entry.as_ref().is_some_and(Entry::is_folder);
             if !is_folder(&edit.old) && !is_folder(&edit.new) {
-                self.memory.wrote(edit.place.clone(), edit.new.clone(), now);
+                self.memory.own.wrote(edit.place.clone(), edit.new.clone(), now, self.config.scan);
             }
         }
         for folder in &outcome.kept {

@@ -9,20 +9,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::apply::own_writes::{Answer, OwnWrites};
 use crate::inventory::Touched;
 use crate::model::{Edit, Entry, Forest, Place};
 use crate::plan::standard_folder;
-
-/// Two scans of the gateway, with room: what changes within this after a write of ours is its answer to it.
-pub(super) const ANSWER: Duration = Duration::from_secs(40);
-/// How often a rejected artifact is written again before it is only reported.
-const AGAIN_MAX: u32 = 3;
-/// A change this long after a write of ours has nothing to do with it any more.
-const ANSWER_FORGOTTEN: Duration = Duration::from_secs(600);
-/// How often it is looked at what is forgotten: a first copy leaves many.
-const FORGET_EVERY: Duration = Duration::from_secs(10);
-/// One scan of the gateway, with room: how long a folder outlives its last artifact.
-pub(super) const FOLDER_GRACE: Duration = Duration::from_secs(20);
 
 /// What is done about drift.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +46,7 @@ pub(super) enum Drift {
     /// Only named: there is no room to keep what is there.
     NoRoom,
     /// The gateway's answer to what was written here.
-    Rejected,
+    Rejected(Answer),
     /// This node was manager until a moment ago, and the new one may still take it.
     Offered,
 }
@@ -82,6 +72,8 @@ pub(super) struct Sight<'a> {
     /// Whether it is handed over to the new manager.
     pub offered: &'a (dyn Fn(&Edit) -> bool + Sync),
     pub quiet: Quiet,
+    /// One scan of the gateway, with room.
+    pub scan: Duration,
     pub now: Instant,
 }
 
@@ -103,56 +95,33 @@ pub(super) struct Verdict {
 /// What is remembered between rounds. Lost with the process, which costs at most a delay.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Memory {
-    own: BTreeMap<Place, OwnWrite>,
-    forgot: Option<Instant>,
+    pub(super) own: OwnWrites,
     /// Since when a folder that is to go holds no artifact.
     bare: BTreeMap<Place, Instant>,
 }
 
-#[derive(Clone, Debug)]
-struct OwnWrite {
-    at: Instant,
-    entry: Option<Entry>,
-    again: u32,
-}
-
 impl Memory {
-    /// Notes that this node has just brought `place` to `entry`.
-    pub(super) fn wrote(&mut self, place: Place, entry: Option<Entry>, now: Instant) {
-        let again = match self.own.get(&place) {
-            Some(own) if own.entry == entry && now - own.at < ANSWER_FORGOTTEN => own.again + 1,
-            _ => 0,
-        };
-        self.own.insert(place, OwnWrite { at: now, entry, again });
-    }
-
-    /// Until when a difference at `place` is the gateway's answer; the far end of time when it is not written again.
-    fn answer_until(&self, edit: &Edit, now: Instant) -> Option<Option<Instant>> {
-        let own = self.own.get(&edit.place).filter(|own| own.entry == edit.new)?;
-        if own.again >= AGAIN_MAX {
-            return Some(None);
-        }
-        let until = own.at + ANSWER;
-        (now < until).then_some(Some(until))
-    }
-
     fn forget(&mut self, edits: &[Edit], now: Instant) {
         let differing: BTreeSet<&Place> = edits.iter().map(|edit| &edit.place).collect();
         self.bare.retain(|place, _| differing.contains(place));
-        if self.forgot.is_none_or(|at| now - at >= FORGET_EVERY) {
-            self.forgot = Some(now);
-            self.own.retain(|place, own| now - own.at < ANSWER_FORGOTTEN || differing.contains(place));
-        }
+        self.own.forget(&differing, now);
     }
 
-    /// When the folder at `place`, which is to go, may go; none while something else is in it.
-    pub(super) fn folder_due(&mut self, place: &Place, observed: &Forest, now: Instant) -> Option<Instant> {
+    /// When the folder at `place`, which is to go, may go, one scan after its last artifact; none while something else is
+    /// in it.
+    pub(super) fn folder_due(
+        &mut self,
+        place: &Place,
+        observed: &Forest,
+        now: Instant,
+        scan: Duration,
+    ) -> Option<Instant> {
         let manifest = observed.roots.get(&place.root)?;
         if manifest.below(&place.path).any(|(_, entry)| !entry.is_folder()) {
             self.bare.remove(place);
             return None;
         }
-        Some(*self.bare.entry(place.clone()).or_insert(now) + FOLDER_GRACE)
+        Some(*self.bare.entry(place.clone()).or_insert(now) + scan)
     }
 
     /// Begins the wait for a folder again that could not be removed.
@@ -181,7 +150,7 @@ pub(super) fn judge(sight: &Sight<'_>, memory: &mut Memory) -> Verdict {
             if standard_folder(&place.path) {
                 continue;
             }
-            match memory.folder_due(place, sight.observed, sight.now) {
+            match memory.folder_due(place, sight.observed, sight.now, sight.scan) {
                 Some(due) if due <= sight.now => drop(chosen.insert(place)),
                 Some(due) => verdict.wait_until(due),
                 None => {}
@@ -205,26 +174,23 @@ pub(super) fn judge(sight: &Sight<'_>, memory: &mut Memory) -> Verdict {
             chosen.insert(place);
             continue;
         }
-        let drift = match (memory.answer_until(edit, sight.now), quiet_from(sight, edit)) {
-            (_, None) => Drift::Settling,
-            (_, Some(from)) if from > sight.now => {
+        let drift = match quiet_from(sight, edit) {
+            None => Drift::Settling,
+            Some(from) if from > sight.now => {
                 verdict.wait_until(from);
                 Drift::Settling
             }
             // Before what the gateway may have answered: in office its writes were changes.
-            _ if (sight.offered)(edit) => Drift::Offered,
-            (Some(until), _) => {
-                if let Some(until) = until {
-                    verdict.wait_until(until);
-                }
-                Drift::Rejected
-            }
-            (None, _) if sight.policy == DriftPolicy::Report => Drift::Reported,
-            (None, _) => {
-                chosen.insert(place);
-                Drift::Reverted
-            }
+            Some(_) if (sight.offered)(edit) => Drift::Offered,
+            Some(_) => rejected_or_changed(sight, edit, &mut memory.own),
         };
+        match drift {
+            Drift::Rejected(Answer::Again(until)) => verdict.wait_until(until),
+            Drift::Reverted => {
+                chosen.insert(place);
+            }
+            _ => {}
+        }
         verdict.drifted.insert(place.clone(), drift);
     }
     complete(&mut chosen, sight.edits);
@@ -235,6 +201,18 @@ pub(super) fn judge(sight: &Sight<'_>, memory: &mut Memory) -> Verdict {
 impl Verdict {
     fn wait_until(&mut self, when: Instant) {
         self.look_again = Some(self.look_again.map_or(when, |other| other.min(when)));
+    }
+}
+
+/// What a quiet difference is that somebody else made.
+fn rejected_or_changed(sight: &Sight<'_>, edit: &Edit, own: &mut OwnWrites) -> Drift {
+    let touched = sight.touched.get(&edit.place).unwrap_or(sight.now);
+    match own.answer(&edit.place, edit.new.as_ref(), touched, sight.scan) {
+        Some(_) if sight.policy == DriftPolicy::Report => Drift::Rejected(Answer::GivenUp),
+        Some(Answer::Again(due)) if due <= sight.now => Drift::Reverted,
+        Some(answer) => Drift::Rejected(answer),
+        None if sight.policy == DriftPolicy::Report => Drift::Reported,
+        None => Drift::Reverted,
     }
 }
 
@@ -311,6 +289,8 @@ mod tests {
         Forest { roots: BTreeMap::from([(RootName::new("r"), manifest)]) }
     }
 
+    const SCAN: Duration = Duration::from_secs(20);
+
     struct Case {
         observed: Forest,
         applied: Option<Forest>,
@@ -360,6 +340,7 @@ mod tests {
                 policy: self.policy,
                 offered: &|edit| self.offered.contains(&edit.place),
                 quiet,
+                scan: SCAN,
                 now: self.now,
             };
             judge(&sight, &mut self.memory)
@@ -407,7 +388,7 @@ mod tests {
         let mut case =
             Case::new(&[("a", "late"), ("b", "late")], &[("a", "1"), ("b", "1")], &[("a", "1"), ("b", "2")]);
         case.offered = [place("a"), place("b")].into();
-        case.memory.wrote(place("a"), case.head.get(&place("a")).cloned(), case.now);
+        case.memory.own.wrote(place("a"), case.head.get(&place("a")).cloned(), case.now, SCAN);
         case.check(&["b"], &[("a", Drift::Offered)]);
         case.touched.insert(place("a"), case.now);
         case.check(&["b"], &[("a", Drift::Settling)]);
@@ -458,23 +439,38 @@ mod tests {
     }
 
     #[test]
-    fn the_gateways_answer_is_not_reverted_for_two_scans_and_three_times_at_most() {
+    fn the_gateways_answer_is_reverted_a_scan_later_and_given_up_in_the_end() {
         let mut case = Case::new(&[("a", "old")], &[("a", "1")], &[("a", "1")]);
-        for again in 0..=AGAIN_MAX {
-            case.memory.wrote(place("a"), case.head.get(&place("a")).cloned(), case.now);
-            case.now += ANSWER - Duration::from_secs(1);
-            let verdict = case.check(&[], &[("a", Drift::Rejected)]);
-            if again < AGAIN_MAX {
-                assert_eq!(verdict.look_again, Some(case.now + Duration::from_secs(1)));
-                case.now += Duration::from_secs(1);
-                case.check(&["a"], &[("a", Drift::Reverted)]);
+        for last in [false, false, true] {
+            case.memory.own.wrote(place("a"), case.head.get(&place("a")).cloned(), case.now, SCAN);
+            case.now += Duration::from_secs(14);
+            case.touched.insert(place("a"), case.now - Duration::from_secs(1));
+            let until = case.now + SCAN - Duration::from_secs(1);
+            if last {
+                case.now += SCAN;
+                case.check(&[], &[("a", Drift::Rejected(Answer::GivenUp))]);
+                continue;
             }
+            let verdict = case.check(&[], &[("a", Drift::Rejected(Answer::Again(until)))]);
+            assert_eq!(verdict.look_again, Some(until));
+            case.now = until;
+            case.check(&["a"], &[("a", Drift::Reverted)]);
         }
-        case.now += ANSWER_FORGOTTEN;
-        case.check(&[], &[("a", Drift::Rejected)]);
+        case.now += Duration::from_secs(3600);
+        case.check(&[], &[("a", Drift::Rejected(Answer::GivenUp))]);
         // A new version is another matter.
         case.head = forest(&[("a", "2")]);
         case.check(&["a"], &[]);
+    }
+
+    #[test]
+    fn where_drift_is_only_reported_nothing_is_written_again() {
+        let mut case = Case::new(&[("a", "old")], &[("a", "1")], &[("a", "1")]);
+        case.policy = DriftPolicy::Report;
+        case.memory.own.wrote(place("a"), case.head.get(&place("a")).cloned(), case.now, SCAN);
+        case.touched.insert(place("a"), case.now + Duration::from_secs(5));
+        case.now += Duration::from_secs(600);
+        case.check(&[], &[("a", Drift::Rejected(Answer::GivenUp))]);
     }
 
     #[test]
@@ -484,8 +480,8 @@ mod tests {
         case.observed = forest(&[("f", "/"), ("api", "/")]);
         let verdict = case.check(&[], &[]);
         assert!(verdict.matches, "folders on their way out are no drift");
-        assert_eq!(verdict.look_again, Some(case.now + FOLDER_GRACE));
-        case.now += FOLDER_GRACE;
+        assert_eq!(verdict.look_again, Some(case.now + SCAN));
+        case.now += SCAN;
         case.check(&["f"], &[]);
         case.memory.kept(&place("f"));
         case.check(&[], &[]);

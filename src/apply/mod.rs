@@ -10,6 +10,7 @@
 //!
 //! Leaves to others what the head is, who is manager, and what is published.
 
+mod bump;
 mod displaced;
 mod error;
 mod files;
@@ -21,8 +22,11 @@ mod offer;
 mod office;
 mod outlook;
 mod own_files;
+mod own_writes;
 mod owner;
 mod reconcile;
+mod redeploy;
+mod rejected;
 mod restore;
 mod roots;
 mod service;

@@ -59,7 +59,7 @@ impl ApplyTask {
         let mut removed = Vec::new();
         // What lies deeper comes first.
         for place in self.leaving.iter().rev() {
-            match self.memory.folder_due(place, &scene.observed.forest, now) {
+            match self.memory.folder_due(place, &scene.observed.forest, now, self.config.scan) {
                 Some(due) if due > now => {
                     self.now.wait_until(due);
                     continue;

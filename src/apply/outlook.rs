@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use crate::apply::judge::{Drift, Sight, goes_as_folder, judge};
+use crate::apply::own_writes::Answer;
 use crate::apply::{ApplyTask, ApplyTaskError};
 use crate::model::{ClusterState, Edit, Intent, NodeState, Outlook, Stands};
 use crate::plan::standard_folder;
@@ -40,6 +41,7 @@ impl ApplyTask {
             policy: self.config.drift,
             offered: &|_| false,
             quiet: self.config.quiet,
+            scan: self.config.scan,
             now: Instant::now(),
         };
         let mut verdict = judge(&sight, &mut self.memory.clone());
@@ -48,7 +50,10 @@ impl ApplyTask {
         let stands = |edit: &Edit| match verdict.drifted.get(&edit.place) {
             Some(Drift::Reported) => Stands::Held("drift"),
             Some(Drift::NoRoom) => Stands::Held("quarantine-full"),
-            Some(Drift::Rejected) => Stands::Waits("the gateway rejected it; it is written again later"),
+            Some(Drift::Rejected(Answer::GivenUp)) => Stands::Held("rejected"),
+            Some(Drift::Rejected(Answer::Again(_))) => {
+                Stands::Waits("the gateway rejected it; it is written again later")
+            }
             Some(Drift::Settling) => Stands::Waits("it still changes"),
             _ if observed.is_unreadable(&edit.place) => Stands::Held("unreadable"),
             _ if !verdict.edits.iter().any(|due| due.place == edit.place) => {

@@ -31,7 +31,7 @@ use crate::model::{
     Problem, RootName, Rules, Severity, Standing,
 };
 use crate::rpc::Upload;
-use crate::store::{Adopted, Applied, Store, StoreError};
+use crate::store::{Adopted, Applied, GivenUp, Redeployed, Store, StoreError};
 
 /// How often everything is looked at although nothing happened: a root may have been exchanged.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -49,6 +49,8 @@ pub struct Config {
     pub max_delete: u64,
     /// How long a place must be quiet before drift is judged.
     pub quiet: Quiet,
+    /// One scan of the gateway, with room: within two of them a change of what was written is the gateway's answer.
+    pub scan: Duration,
     /// How long late changes are offered to the next manager.
     pub handover: Duration,
     /// True: keeps the store only.
@@ -143,6 +145,10 @@ pub struct ApplyTask {
     restores: mpsc::Receiver<Ask>,
     /// What the store notes of places that could not be read; none until it was asked.
     pub(super) unread: Option<Unread>,
+    /// Versions that the gateway did not take; none until the store was asked.
+    pub(super) given_up: Option<GivenUp>,
+    /// How far orders to load files again were carried out; none until the store was asked.
+    pub(super) redeployed: Option<Option<Redeployed>>,
     rules: Option<Rules>,
     /// Who files are to belong to.
     pub(super) owners: Owners,
@@ -226,6 +232,8 @@ pub fn new(config: Config, parts: Parts) -> (ApplyHandle, ApplyTask) {
         drifting: BTreeSet::new(),
         restores,
         unread: None,
+        given_up: None,
+        redeployed: None,
         rules: None,
         owners: Owners::new(),
         supply_due: now,

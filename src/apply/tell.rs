@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use crate::apply::judge::{Drift, Verdict};
+use crate::apply::own_writes::Answer;
 use crate::apply::status::about;
 use crate::apply::task::ApplyTask;
 use crate::inventory::Observed;
-use crate::model::{Place, Problem, RootName, Severity};
+use crate::model::{Entry, Place, Problem, RootName, Severity};
 
 /// How many places of one kind are named as problems of their own.
 pub(super) const NAMED_MAX: usize = 100;
@@ -60,17 +61,48 @@ impl ApplyTask {
                     ),
                     "nothing: it is published by the new manager, or goes to quarantine here",
                 ),
-                Drift::Rejected => (
+                Drift::Rejected(Answer::Again(_)) => (
                     Severity::Warning,
                     "rejected",
                     format!(
-                        "{place} was changed right after it was written here: the gateway did not take this version"
+                        "{place} was changed right after {} was written here: the gateway did not take it; it is written \
+                         again after the gateway's next scan",
+                        self.version(place)
                     ),
                     "look for the artifact's error in the gateway's log and publish a version that deploys",
                 ),
+                Drift::Rejected(Answer::GivenUp) => {
+                    let given_up = self.given_up.as_ref().and_then(|all| all.get(place));
+                    let kept = match given_up.and_then(|(_, kept)| kept.as_ref()) {
+                        Some(id) => format!("; that version is in quarantine here as {id}"),
+                        None => String::new(),
+                    };
+                    (
+                        Severity::Warning,
+                        "rejected",
+                        format!(
+                            "{place} was changed right after {} was written here, {}: the gateway does not take it, \
+                             and it is not written again{kept}",
+                            self.version(place),
+                            times(self.memory.own.writes(place))
+                        ),
+                        "look for the artifact's error in the gateway's log and publish a version that deploys; \
+                         `syncd quarantine list` and `show` have the rejected one",
+                    )
+                }
             };
             let found = Problem::new(severity, code, message, remedy);
             self.now.problems.push(about(found, &place.root, Some(place.path.to_string())));
+        }
+    }
+
+    /// The version of `place` that the head has, in words.
+    fn version(&self, place: &Place) -> String {
+        let head = self.parts.store.head();
+        let number = head.as_ref().map_or(0, |head| head.generation.number);
+        match head.as_ref().and_then(|head| head.forest.get(place)).and_then(Entry::content) {
+            Some(hash) => format!("the version {:.12} of generation {number}", hash.to_string()),
+            None => format!("what generation {number} says"),
         }
     }
 
@@ -82,6 +114,10 @@ impl ApplyTask {
             self.now.problems.push(about(found, &place.root, Some(place.path.to_string())));
         }
     }
+}
+
+fn times(count: u32) -> String {
+    if count == 1 { "once".to_owned() } else { format!("{count} times") }
 }
 
 /// The first few of `places`.

@@ -47,6 +47,7 @@ pub(super) enum Command {
     Bootstrap(Bootstrap),
     Recover(Recover),
     Remove(Remove),
+    Redeploy(Redeploy),
     /// Three real daemons on this host: publish, catch up, fail over; cleans up
     ///
     /// Runs in a temporary folder and on loopback only, needs no configuration and changes nothing else. Exits with 0
@@ -63,6 +64,20 @@ pub(super) struct Remove {
     /// The member's name
     #[arg(value_name = "NODE")]
     pub(super) node: String,
+
+    #[command(flatten)]
+    pub(super) reach: Reach,
+}
+
+/// Has the gateway of every node load files again, though nothing in them changed
+///
+/// Advances their modification times by at least a second, once on each node; a node that is down does it when it is
+/// back. Helps where a gateway missed an artifact, or did not take it for a reason that is gone.
+#[derive(Debug, clap::Args)]
+pub(super) struct Redeploy {
+    /// Published files: their paths below a root, ROOT:PATH, or their paths on this host
+    #[arg(value_name = "PATH", required = true)]
+    pub(super) paths: Vec<String>,
 
     #[command(flatten)]
     pub(super) reach: Reach,

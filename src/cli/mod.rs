@@ -112,6 +112,10 @@ fn obey(args: Args) -> Result<Exit, Failure> {
             let client = client(&file, &remove.reach)?;
             wait_for(orders::remove(&client, &remove, &mut output))
         }
+        Command::Redeploy(redeploy) => {
+            let client = client(&file, &redeploy.reach)?;
+            wait_for(orders::redeploy(&client, &redeploy, &mut output))
+        }
         Command::Demo => wait_for(demo::demo(&mut output)),
     }
 }

@@ -2,11 +2,12 @@
 
 use serde_json::Value;
 
-use crate::cli::args::{Remove, Switchover};
+use crate::cli::args::{Redeploy, Remove, Switchover};
 use crate::cli::client::Client;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{Output, plain};
 use crate::daemon::control::Named;
+use crate::daemon::redeploying::RedeployOrder;
 use crate::daemon::switchover::{SwitchoverOrder, SwitchoverStep};
 use crate::model::OrderOutcome;
 
@@ -50,6 +51,14 @@ pub(super) async fn switchover(
 /// Takes a member out of the cluster.
 pub(super) async fn remove(client: &Client, args: &Remove, output: &mut Output) -> Result<Exit, Failure> {
     let outcome: OrderOutcome = client.post("/remove", &Named { name: args.node.clone() }).await?;
+    output.write(&format!("{}\n", outcome.sentence))?;
+    Ok(Exit::Ok)
+}
+
+/// Has every gateway load files again.
+pub(super) async fn redeploy(client: &Client, args: &Redeploy, output: &mut Output) -> Result<Exit, Failure> {
+    let order = RedeployOrder { paths: args.paths.clone() };
+    let outcome: OrderOutcome = client.post("/redeploy", &order).await?;
     output.write(&format!("{}\n", outcome.sentence))?;
     Ok(Exit::Ok)
 }

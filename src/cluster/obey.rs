@@ -1,10 +1,16 @@
 //! What an order in the log does to the state. Pure, like all of `state`.
 
 use crate::cluster::state::is_bound;
-use crate::model::{ClusterState, Order, OrderId, OrderOutcome, Pause, Refusal, Role, Switchover};
+use crate::model::{
+    ClusterState, Order, OrderId, OrderOutcome, Pause, Place, Redeploy, Refusal, Role, Switchover,
+};
 
 /// Outcomes that are remembered: an order is repeated for some seconds at most, and people give few in that time.
 const OUTCOMES_MAX: usize = 32;
+/// Files of one order to load them again. The state is written with every entry, so it stays small.
+const REDEPLOY_FILES_MAX: usize = 100;
+/// Bytes of all paths of all such orders that are remembered; those of one may be a quarter.
+const REDEPLOY_BYTES_MAX: usize = 64 << 10;
 
 /// Obeys an order once: its repetition is answered as the first one was.
 pub(super) fn obey(
@@ -22,6 +28,7 @@ pub(super) fn obey(
         Order::Resume => Ok(resume(state)),
         Order::Switchover { to } => switch(state, to.as_deref()),
         Order::Remove { name } => remove(state, &name),
+        Order::Redeploy { places } => redeploy(state, unix_ms, places),
     };
     while state.orders.len() >= OUTCOMES_MAX {
         state.orders.pop_front();
@@ -87,6 +94,33 @@ fn remove(state: &mut ClusterState, name: &str) -> Result<OrderOutcome, Refusal>
     Ok(OrderOutcome { sentence: format!("{name} is no member any more") })
 }
 
+fn redeploy(state: &mut ClusterState, unix_ms: i64, places: Vec<Place>) -> Result<OrderOutcome, Refusal> {
+    let bytes = |places: &[Place]| -> usize {
+        places.iter().map(|place| place.root.as_str().len() + place.path.as_bytes().len()).sum()
+    };
+    if places.len() > REDEPLOY_FILES_MAX || bytes(&places) > REDEPLOY_BYTES_MAX / 4 {
+        let why =
+            format!("{} files are too many for one order: {REDEPLOY_FILES_MAX} are the most", places.len());
+        return Err(Refusal::new(why, "name fewer, and repeat it for the rest"));
+    }
+    let files = places.len();
+    let number = state.redeploys.back().map_or(1, |last| last.number + 1);
+    state.redeploys.push_back(Redeploy { number, unix_ms, places });
+    while state.redeploys.len() > OUTCOMES_MAX
+        || state.redeploys.iter().map(|order| bytes(&order.places)).sum::<usize>() > REDEPLOY_BYTES_MAX
+    {
+        state.redeploys.pop_front();
+    }
+    let files = if files == 1 {
+        "1 file gets a new time".to_owned()
+    } else {
+        format!("{files} files get a new time")
+    };
+    Ok(OrderOutcome {
+        sentence: format!("{files} on every node, so that its gateway loads them at its next scan"),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
@@ -128,6 +162,29 @@ mod tests {
         assert!(order(&mut state, 1, remove()).contains("not waited for"));
         assert!(state.lineage.awaited.is_empty());
         obey(&mut state, OrderId([2; 16]), "gw1".to_owned(), 5, remove()).unwrap_err();
+    }
+
+    #[test]
+    fn orders_to_load_again_are_counted_and_bounded() {
+        use crate::model::{ArtifactPath, RootName};
+        let mut state = state();
+        let place = |name: &str| Place {
+            root: RootName::new("r"),
+            path: ArtifactPath::new(name.as_bytes()).unwrap(),
+        };
+        let long = |n: usize| place(&format!("{n}{}", "/x".repeat(60)));
+        for id in 0..200 {
+            order(&mut state, id, Order::Redeploy { places: (0..REDEPLOY_FILES_MAX).map(long).collect() });
+        }
+        assert_eq!(state.redeploys.back().unwrap().number, 200);
+        assert!(state.redeploys.len() > 3 && state.redeploys.len() < 7, "{}", state.redeploys.len());
+        let many = |files: usize| Order::Redeploy { places: (0..files).map(long).collect() };
+        let refused = obey(&mut state, OrderId([250; 16]), "gw1".to_owned(), 5, many(REDEPLOY_FILES_MAX + 1));
+        assert!(refused.unwrap_err().why.contains("101 files"));
+        let tail = format!("/{}", "y".repeat(250)).repeat(14);
+        let far = Order::Redeploy { places: (0..5).map(|n| place(&format!("{n}{tail}"))).collect() };
+        assert!(obey(&mut state, OrderId([251; 16]), "gw1".to_owned(), 5, far).is_err());
+        assert_eq!(state.redeploys.back().unwrap().number, 200);
     }
 
     #[test]

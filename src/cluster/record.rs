@@ -97,7 +97,7 @@ mod tests {
 
     use super::*;
     use crate::cluster::types::Command;
-    use crate::model::{Commit, Digest, Order, OrderId, Role};
+    use crate::model::{ArtifactPath, Commit, Digest, Order, OrderId, Place, Role, RootName};
 
     #[test]
     fn every_flipped_bit_is_found() {
@@ -139,6 +139,7 @@ mod tests {
             unix_ms: 1_700_000_000_000,
             order,
         };
+        let places = vec![Place { root: RootName::new("r"), path: ArtifactPath::new(b"a").unwrap() }];
         let (to, holding) = (BTreeSet::from([1, 3]), BTreeSet::from([3]));
         let change = Command::Change { to, generation: 300, holding, term: 2 };
         let moved = Command::Move { node: 4, address: "gw4:8740".to_owned(), role: Role::Witness };
@@ -159,6 +160,10 @@ mod tests {
             (
                 order(Order::Remove { name: "gw3".to_owned() }),
                 "05020202020202020202020202020202020367773180a0abfef9620303677733",
+            ),
+            (
+                order(Order::Redeploy { places }),
+                "05020202020202020202020202020202020367773180a0abfef962040101720161",
             ),
             (change, "06020103ac02010302"),
             (Command::Expel { node: 5 }, "0705"),

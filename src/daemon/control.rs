@@ -23,6 +23,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::daemon::http::read;
+use crate::daemon::redeploying::RedeployOrder;
 use crate::daemon::restoring::{QuarantineShown, RestoreOrder};
 use crate::daemon::switchover::{SwitchoverOrder, switchover};
 use crate::daemon::view::View;
@@ -48,6 +49,7 @@ pub fn control(view: Arc<View>) -> Router {
         .route("/bootstrap", post(bootstrap))
         .route("/switchover", post(switch))
         .route("/remove", post(remove))
+        .route("/redeploy", post(redeploy))
         .with_state(view)
 }
 
@@ -248,4 +250,11 @@ async fn remove(
     Json(Named { name }): Json<Named>,
 ) -> Result<Json<OrderOutcome>, ControlError> {
     Ok(Json(view.cluster.order(Order::Remove { name }).await?))
+}
+
+async fn redeploy(
+    State(view): State<Arc<View>>,
+    Json(order): Json<RedeployOrder>,
+) -> Result<Json<OrderOutcome>, ControlError> {
+    Ok(Json(view.redeploy(&order).await?))
 }

@@ -7,6 +7,7 @@
 pub mod check;
 pub mod config;
 pub mod control;
+pub mod redeploying;
 pub mod restoring;
 pub mod status;
 pub mod summary;

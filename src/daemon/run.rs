@@ -15,9 +15,10 @@ use crate::apply;
 use crate::cluster::{
     Cluster, ClusterConfig, ClusterError, ClusterTask, FirstScan, ListedNode, RETURN_AFTER, Timing,
 };
+use crate::crash;
 use crate::daemon::artifacts::ArtifactsService;
 use crate::daemon::collect::collect;
-use crate::daemon::config::{Config, ConfigError, Drift};
+use crate::daemon::config::{Config, ConfigError, Drift, Validate};
 use crate::daemon::control;
 use crate::daemon::first::FirstLook;
 use crate::daemon::http;
@@ -32,7 +33,7 @@ use crate::daemon::view::View;
 use crate::inspect::{self, Inspector};
 use crate::inventory::{self, InventoryHandle, InventoryTask};
 use crate::model::{Coordinator, Heard, NodeReport, Role};
-use crate::plan::PatternError;
+use crate::plan::{self, PatternError};
 use crate::publish;
 use crate::roster::{self, Roster, RosterTask};
 use crate::rpc::{self, CONTROL_BYTES_MAX, Identity, PARCEL_BYTES_MAX, Peers, Tls, Upload};
@@ -462,6 +463,7 @@ fn apply_config(config: &Config) -> apply::Config {
             gather: config.sync.gather,
             delete_grace: config.sync.delete_grace,
         },
+        scan: crash::scan(plan::SCAN),
         witness: config.role() == Role::Witness,
     }
 }
@@ -477,6 +479,11 @@ fn publish_config(config: &Config, spool_dir: PathBuf, upload: Upload) -> publis
             delete_grace: config.sync.delete_grace,
         },
         max_delete: config.sync.max_delete,
+        validate: match config.sync.validate {
+            Validate::Hold => publish::Validate::Hold,
+            Validate::Warn => publish::Validate::Warn,
+            Validate::Off => publish::Validate::Off,
+        },
         rules: config.rules(),
         optional: optional.map(|root| root.name.clone()).collect(),
         upload,

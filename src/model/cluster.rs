@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Digest, Epoch, OrderId, OrderOutcome, Refusal};
+use crate::model::{Digest, Epoch, OrderId, OrderOutcome, Place, Refusal};
 
 /// A node's internal id. Never used again, also not for the same host.
 pub type NodeId = u64;
@@ -150,6 +150,17 @@ pub struct Switchover {
     pub to: NodeId,
 }
 
+/// Files that a person ordered to be loaded again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Redeploy {
+    /// Counts these orders, from 1.
+    pub number: u64,
+    /// When it was ordered, by that node's clock, in milliseconds since 1970.
+    pub unix_ms: i64,
+    /// Which ones.
+    pub places: Vec<Place>,
+}
+
 /// The state that the log builds: the same on every node that applied the same entries.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterState {
@@ -175,6 +186,8 @@ pub struct ClusterState {
     pub switchover: Option<Switchover>,
     /// What became of the newest orders, the oldest first; a bounded number of them.
     pub orders: VecDeque<(OrderId, Result<OrderOutcome, Refusal>)>,
+    /// The newest orders to load files again, the oldest first; a bounded number of them, for nodes that were away.
+    pub redeploys: VecDeque<Redeploy>,
     /// The clusters that this one succeeded; empty unless it was recovered from a lost majority.
     pub lineage: Lineage,
 }
@@ -220,6 +233,7 @@ impl ClusterState {
             paused: None,
             switchover: None,
             orders: VecDeque::new(),
+            redeploys: VecDeque::new(),
             lineage: Lineage::default(),
         }
     }

@@ -23,8 +23,8 @@ mod rules;
 pub use causes::with_causes;
 pub use clock::{BootTime, unix_ms};
 pub use cluster::{
-    Appointment, Awaited, ClusterId, ClusterState, FirstContent, Head, Lineage, Member, NodeId, Pause, Role,
-    Seed, Switchover, is_majority_of,
+    Appointment, Awaited, ClusterId, ClusterState, FirstContent, Head, Lineage, Member, NodeId, Pause,
+    Redeploy, Role, Seed, Switchover, is_majority_of,
 };
 pub use coordination::{
     Commit, CommitOutcome, CommitRefusal, Coordinator, Lease, LostQuorum, Standing, Successor, UnknownOutcome,

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::Place;
+
 /// An order to the cluster, carried by the log so that every node obeys at the same place in its history.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Order {
@@ -18,6 +20,11 @@ pub enum Order {
     Remove {
         /// Its name.
         name: String,
+    },
+    /// Every node gives these files a new time, so that its gateway loads them again.
+    Redeploy {
+        /// Which ones.
+        places: Vec<Place>,
     },
 }
 

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use crate::inventory::Touched;
 use crate::model::{Edit, Entry, Forest, Intent, Place, RootName, Stands};
 use crate::publish::fit::fit;
+use crate::publish::malformed::Malformations;
 use crate::wire::check_link;
 
 /// How long a path that could not be read is left alone at first, and at most.
@@ -48,6 +49,8 @@ pub(super) struct Scene<'a> {
     pub(super) shut: &'a BTreeSet<RootName>,
     /// Places that somebody else holds back.
     pub(super) withheld: &'a BTreeSet<Place>,
+    /// Contents that are held because they are malformed; none when such files are not held.
+    pub(super) malformed: Option<&'a Malformations>,
     /// Whether nothing is known of a place, because it can't be read.
     pub(super) unreadable: &'a dyn Fn(&Place) -> bool,
     /// Whether a vanished place stays in the manifest.
@@ -102,6 +105,7 @@ pub(super) struct Gather {
     held: BTreeSet<Place>,
     held_deletes: u64,
     withheld: Vec<Edit>,
+    malformed: Vec<Edit>,
 }
 
 impl Gather {
@@ -116,6 +120,7 @@ impl Gather {
             held: BTreeSet::new(),
             held_deletes: 0,
             withheld: Vec::new(),
+            malformed: Vec::new(),
         }
     }
 
@@ -133,6 +138,7 @@ impl Gather {
         let is_shut = |root: &RootName| scene.shut.contains(root) || self.emptied.contains(root);
         self.unsafe_links.clear();
         self.withheld.clear();
+        self.malformed.clear();
         let mut pending = BTreeMap::new();
         let mut stays = Vec::new();
         for edit in scene.head.edits(scene.observed) {
@@ -141,6 +147,10 @@ impl Gather {
             }
             if scene.withheld.contains(&edit.place) {
                 self.withheld.push(edit);
+                continue;
+            }
+            if scene.malformed.is_some_and(|malformed| malformed.brings(&edit)) {
+                self.malformed.push(edit);
                 continue;
             }
             if edit.new.is_none() && (scene.protected)(&edit.place) {
@@ -308,7 +318,7 @@ impl Gather {
 
     /// How many changes are held, and how many of them delete an artifact.
     pub(super) fn held(&self) -> (u64, u64) {
-        ((self.held.len() + self.withheld.len()) as u64, self.held_deletes)
+        ((self.held.len() + self.withheld.len() + self.malformed.len()) as u64, self.held_deletes)
     }
 
     /// Everything that is pending, and what keeps it from going out, after `decision` was made at `now`.
@@ -332,10 +342,11 @@ impl Gather {
             .pending
             .iter()
             .map(|(place, pending)| Intent { edit: pending.edit.clone(), stands: stands(place, pending) });
-        let withheld = self.withheld.iter();
-        let withheld =
-            withheld.map(|edit| Intent { edit: edit.clone(), stands: Stands::Held("held-changes") });
-        pending.chain(withheld).collect()
+        let held = |edits: &[Edit], code| -> Vec<Intent> {
+            edits.iter().map(|edit| Intent { edit: edit.clone(), stands: Stands::Held(code) }).collect()
+        };
+        let withheld = held(&self.withheld, "held-changes");
+        pending.chain(withheld).chain(held(&self.malformed, "malformed-xml")).collect()
     }
 
     /// Roots that hold no artifact any more although the head has some there.

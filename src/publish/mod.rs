@@ -9,6 +9,7 @@
 mod batch;
 mod error;
 mod fit;
+mod malformed;
 mod own_rules;
 mod prepare;
 mod shut;
@@ -20,5 +21,6 @@ mod window;
 
 pub use batch::Timing;
 pub use error::PublishError;
+pub use malformed::Validate;
 pub use status::{LastPublish, Observer, PublishStatus};
 pub use task::{Config, PublishHandle, PublishTask, new};

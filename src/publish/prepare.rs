@@ -1,6 +1,7 @@
 //! From a batch to a generation that this node holds: reads the contents, encodes, pins. All of it blocks.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::io::Read as _;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -10,9 +11,11 @@ use crate::delta::{Base, Encoder, ParcelError, Run};
 use crate::model::{
     Change, ContentHash, Digest, Edit, Entry, FileTime, Forest, Generation, Place, Proposal, RootName, Rules,
 };
-use crate::publish::PublishError;
+use crate::plan::{Malformed, XML_BYTES_MAX, well_formed};
 use crate::publish::fit::fit;
+use crate::publish::malformed::is_xml;
 use crate::publish::spool::Spool;
+use crate::publish::{PublishError, Validate};
 use crate::store::{Adopted, Batch, Blob, Store, StoreError};
 use crate::tree::Root;
 use crate::wire::Header;
@@ -28,6 +31,8 @@ pub(super) struct Draft {
     pub(super) epoch: u64,
     pub(super) author: String,
     pub(super) created_unix_ms: i64,
+    /// What is done about malformed XML.
+    pub(super) validate: Validate,
 }
 
 /// A generation that is ready to be staged.
@@ -48,13 +53,21 @@ pub(super) struct Parcel {
     pub(super) runs: Vec<Run>,
 }
 
+/// What stays out of a generation that it was meant for.
+pub(super) struct LeftOut {
+    /// Places whose content is not what was observed any more.
+    pub(super) unreadable: BTreeSet<Place>,
+    /// Contents that are no well-formed XML: left out, or published all the same.
+    pub(super) malformed: Vec<(Place, Entry, Malformed)>,
+}
+
 /// The forest that edits are made against.
 pub(super) fn base_forest(parent: Option<&Adopted>, rules: &Rules) -> Forest {
     parent.map(|parent| parent.forest.clone()).unwrap_or_default().under(rules)
 }
 
 /// Reads what is new from `roots` into the store, encodes it for members that hold the parent, and hands it to `ready`,
-/// unless nothing is left to publish; then pins it. Says which places hold another content than was observed.
+/// unless nothing is left to publish; then pins it. Says what stayed out of it.
 ///
 /// The members write while this node does: it counts as a holder only once this has returned, like any of them once it
 /// has answered.
@@ -64,16 +77,17 @@ pub(super) fn prepare(
     store: &Store,
     spool_dir: &Path,
     ready: impl FnOnce(Prepared),
-) -> Result<BTreeSet<Place>, PublishError> {
-    let Draft { parent, number, mut edits, rules, epoch, author, created_unix_ms } = draft;
+) -> Result<LeftOut, PublishError> {
+    let Draft { parent, number, mut edits, rules, epoch, author, created_unix_ms, validate } = draft;
     let base = base_forest(parent.as_deref(), &rules);
     let mut batch = store.batch();
     let mut unreadable = BTreeSet::new();
     let mut times: BTreeMap<Place, FileTime> = BTreeMap::new();
     let mut fresh: BTreeSet<ContentHash> = BTreeSet::new();
+    let mut checks = Checks { validate, base: &base, published: None, malformed: Vec::new() };
     for edit in edits.values() {
-        match read(edit, roots, &mut batch)? {
-            Read::NoFile => {}
+        match read(edit, roots, &mut batch, &mut checks)? {
+            Read::NoFile | Read::Held => {}
             Read::File { mtime, is_new } => {
                 times.insert(edit.place.clone(), mtime);
                 fresh.extend(edit.new.as_ref().and_then(Entry::content).filter(|_| is_new));
@@ -84,11 +98,15 @@ pub(super) fn prepare(
         }
     }
     tracing::debug!(target: "syncd::step", generation = number, "read");
+    let malformed = checks.malformed;
     edits.retain(|place, _| !unreadable.contains(place));
+    if validate == Validate::Hold {
+        malformed.iter().for_each(|(place, ..)| drop(edits.remove(place)));
+    }
     fit(&base, &mut edits);
     let is_same = parent.as_ref().is_some_and(|parent| parent.rules == rules);
     if edits.is_empty() && (is_same || parent.is_none()) {
-        return Ok(unreadable);
+        return Ok(LeftOut { unreadable, malformed });
     }
     let forest = base.with(edits.values().map(|edit| (edit.place.clone(), edit.new.clone())))?;
     let parent_number = parent.as_ref().map_or(0, |parent| parent.generation.number);
@@ -130,7 +148,7 @@ pub(super) fn prepare(
     crash::point("publish.before-own-pin");
     batch.pin(&proposal)?;
     tracing::debug!(target: "syncd::step", generation = number, "own pin durable");
-    Ok(unreadable)
+    Ok(LeftOut { unreadable, malformed })
 }
 
 impl Prepared {
@@ -161,8 +179,41 @@ impl Prepared {
 
 enum Read {
     NoFile,
-    File { mtime: FileTime, is_new: bool },
+    File {
+        mtime: FileTime,
+        is_new: bool,
+    },
     Changed,
+    /// It is no well-formed XML, and such files are not published.
+    Held,
+}
+
+/// What is done about malformed XML, and what was found.
+struct Checks<'a> {
+    validate: Validate,
+    base: &'a Forest,
+    /// The contents of the base, once somebody asked.
+    published: Option<HashSet<ContentHash>>,
+    malformed: Vec<(Place, Entry, Malformed)>,
+}
+
+impl Checks<'_> {
+    /// Whether the new content has to be looked into: what is published already is not looked at again.
+    fn concern(&mut self, edit: &Edit, hash: &ContentHash, is_new: bool) -> bool {
+        if self.validate == Validate::Off || !is_xml(&edit.place) {
+            return false;
+        }
+        let base = self.base;
+        let contents = || base.iter().filter_map(|(_, entry)| entry.content()).collect();
+        is_new || !self.published.get_or_insert_with(contents).contains(hash)
+    }
+
+    /// Looks into a content; whether it is held.
+    fn hold(&mut self, edit: &Edit, looked: Result<(), Malformed>) -> bool {
+        let (Err(why), Some(entry)) = (looked, &edit.new) else { return false };
+        self.malformed.push((edit.place.clone(), entry.clone(), why));
+        self.validate == Validate::Hold
+    }
 }
 
 /// Reads one file into the store, unless its content is there; the time is that of the file that was opened.
@@ -170,6 +221,7 @@ fn read(
     edit: &Edit,
     roots: &BTreeMap<RootName, Arc<Root>>,
     batch: &mut Batch<'_>,
+    checks: &mut Checks<'_>,
 ) -> Result<Read, PublishError> {
     let Some(Entry::File { size, hash, .. }) = &edit.new else { return Ok(Read::NoFile) };
     let Some(root) = roots.get(&edit.place.root) else { return Ok(Read::Changed) };
@@ -185,8 +237,26 @@ fn read(
         }
     };
     let is_new = !batch.has(hash)?;
+    let mut whole = Vec::new();
+    if checks.concern(edit, hash, is_new) {
+        if *size > XML_BYTES_MAX {
+            if checks.hold(edit, Err(Malformed::too_large())) {
+                return Ok(Read::Held);
+            }
+        } else {
+            let read = (&mut file).take(*size + 1).read_to_end(&mut whole);
+            if read.is_err() || ContentHash::of(&whole) != *hash {
+                tracing::debug!(place = %edit.place, "left out: changed since it was seen");
+                return Ok(Read::Changed);
+            }
+            if checks.hold(edit, well_formed(&whole)) {
+                return Ok(Read::Held);
+            }
+        }
+    }
     if is_new {
-        match batch.put(hash, *size, &mut file) {
+        let mut rest = whole.as_slice().chain(&mut file);
+        match batch.put(hash, *size, &mut rest) {
             Ok(_) => {}
             Err(error @ (StoreError::Mismatch { .. } | StoreError::Source { .. })) => {
                 tracing::debug!(place = %edit.place, %error, "left out: changed since it was seen");

@@ -18,11 +18,12 @@ use crate::model::{
 };
 use crate::plan::{Matcher, PatternError};
 use crate::publish::batch::{Batch, Decision, Gather, Scene};
-use crate::publish::prepare::{Draft, Prepared, base_forest, prepare};
+use crate::publish::malformed::Malformations;
+use crate::publish::prepare::{Draft, LeftOut, Prepared, base_forest, prepare};
 use crate::publish::shut::{open_roots, shut_roots};
 use crate::publish::stage::{Stages, no_majority};
 use crate::publish::window::DeleteWindow;
-use crate::publish::{LastPublish, Observer, PublishError, PublishStatus, Timing, own_rules};
+use crate::publish::{LastPublish, Observer, PublishError, PublishStatus, Timing, Validate, own_rules};
 use crate::rpc::{Peers, Upload};
 use crate::store::{Adopted, Store};
 
@@ -49,6 +50,8 @@ pub struct Config {
     pub timing: Timing,
     /// Deletes above this within ten minutes are held.
     pub max_delete: u64,
+    /// What is done about malformed XML.
+    pub validate: Validate,
     /// The rules of this node's own file.
     pub rules: Rules,
     /// Roots that may be absent.
@@ -88,6 +91,7 @@ pub struct PublishTask {
     /// The epoch that the fields below belong to.
     epoch: Option<Epoch>,
     gather: Gather,
+    malformed: Malformations,
     window: DeleteWindow,
     /// The head up to which the window counts.
     counted: Option<u64>,
@@ -165,6 +169,7 @@ pub fn new(
         asked,
         stages,
         epoch: None,
+        malformed: Malformations::default(),
         window: DeleteWindow::default(),
         counted: None,
         matchers: Default::default(),
@@ -296,6 +301,7 @@ impl PublishTask {
     fn enter(&mut self, epoch: Epoch) {
         self.epoch = Some(epoch);
         self.gather = Gather::new(self.config.timing);
+        self.malformed = Malformations::default();
         self.own = OwnRules::default();
         self.failed = None;
         self.counted = None;
@@ -341,6 +347,7 @@ impl PublishTask {
         let matchers = &self.matchers.1;
         let protected =
             |place: &Place| matchers.get(&place.root).is_some_and(|matcher| matcher.protected(&place.path));
+        self.malformed.forget(&observed.forest);
         let scene = Scene {
             head: &base,
             observed: &observed.forest,
@@ -348,6 +355,7 @@ impl PublishTask {
             busy: &observed.busy,
             shut: &shut,
             withheld: &withheld,
+            malformed: Some(&self.malformed).filter(|_| self.config.validate == Validate::Hold),
             unreadable: &|place| observed.is_unreadable(place),
             protected: &protected,
         };
@@ -415,6 +423,7 @@ impl PublishTask {
     }
 
     fn name_problems(&self, now: Instant, problems: &mut Vec<Problem>) {
+        self.malformed.name(self.config.validate, problems);
         for root in self.gather.emptied() {
             let message =
                 format!("the root {root} has no artifact any more, so nothing is published from it");
@@ -464,6 +473,7 @@ impl PublishTask {
             epoch: office.epoch,
             author: self.config.node.clone(),
             created_unix_ms: unix_ms(),
+            validate: self.config.validate,
         };
         let waited_us = u64::try_from(batch.seen.elapsed().as_micros()).unwrap_or(u64::MAX);
         tracing::debug!(target: "syncd::step", generation = office.next, waited_us, "gathered");
@@ -474,8 +484,8 @@ impl PublishTask {
             prepare(draft, &roots, &store, &dir, |prepared| drop(ready.send(prepared)))
         });
         let Ok(prepared) = encoded.await else {
-            let now = Instant::now();
-            pinning.await??.iter().for_each(|place| self.gather.postpone(place, now));
+            let left_out = pinning.await??;
+            self.leave_out(left_out);
             return Ok(READ_AGAIN);
         };
         let (prepared, read) = (Arc::new(prepared), Instant::now());
@@ -540,7 +550,7 @@ impl PublishTask {
         &mut self,
         office: &Office,
         prepared: Arc<Prepared>,
-        mut pinning: JoinHandle<Result<BTreeSet<Place>, PublishError>>,
+        mut pinning: JoinHandle<Result<LeftOut, PublishError>>,
         notes: &[Problem],
     ) -> Result<Option<BTreeSet<NodeId>>, PublishError> {
         let parent = prepared.generation.parent;
@@ -576,8 +586,7 @@ impl PublishTask {
             }
             tokio::select! {
                 pinned = &mut pinning, if !holders.contains(&office.me) => {
-                    let now = Instant::now();
-                    pinned??.iter().for_each(|place| self.gather.postpone(place, now));
+                    self.leave_out(pinned??);
                     holders.insert(office.me);
                 }
                 answer = answers.recv() => {
@@ -592,6 +601,13 @@ impl PublishTask {
                 changed = self.active.changed() => if changed.is_err() { return Ok(None) },
             }
         }
+    }
+
+    /// Holds back what could not be read, or is malformed.
+    fn leave_out(&mut self, left_out: LeftOut) {
+        let now = Instant::now();
+        left_out.unreadable.iter().for_each(|place| self.gather.postpone(place, now));
+        self.malformed.note(left_out.malformed);
     }
 
     /// Offers the generation to the log; true when it is the head now. After an unknown outcome the log is read, for

@@ -43,7 +43,7 @@ pub use hold::Hold;
 pub use lost::Lost;
 pub use quarantine::{QuarantineId, QuarantineItem, Quarantined};
 pub use reader::Reader;
-pub use records::Applied;
+pub use records::{Applied, GivenUp, Redeployed};
 
 use chain::{Chain, PinKey};
 use hold::Holds;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{ClusterId, Digest, Entry, Epoch, Place, RootName, unix_ms};
+use crate::model::{ClusterId, Digest, Entry, Epoch, FileTime, Place, RootName, unix_ms};
 use crate::store::index::{SECONDS, TREE, put_meta};
 use crate::store::{Store, StoreError};
 
@@ -21,6 +21,28 @@ pub struct Applied {
     /// Its digest.
     pub digest: Digest,
 }
+
+/// How far orders to load files again were carried out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Redeployed {
+    /// The cluster that counts the orders.
+    pub cluster: ClusterId,
+    /// The last one that was carried out whole; 0 before the first.
+    pub done: u64,
+    /// One that was begun, and the times that its files get.
+    pub begun: Option<(u64, Vec<(Place, FileTime)>)>,
+}
+
+impl Redeployed {
+    /// None was carried out.
+    #[must_use]
+    pub fn none(cluster: ClusterId) -> Self {
+        Self { cluster, done: 0, begun: None }
+    }
+}
+
+/// By place: the version, and the name of the quarantine item that keeps it; none when it could not be kept.
+pub type GivenUp = BTreeMap<Place, (Option<Entry>, Option<String>)>;
 
 impl Store {
     /// The generation that this node's files were last brought to.
@@ -127,6 +149,38 @@ impl Store {
     /// The former ones stay then.
     pub fn set_leaving(&self, leaving: &BTreeSet<Place>) -> Result<(), StoreError> {
         self.index().set_meta("leaving", leaving)
+    }
+
+    /// Published versions that this node's gateway did not take, and the quarantine items that keep them.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn given_up(&self) -> Result<GivenUp, StoreError> {
+        Ok(self.index().meta("given-up")?.unwrap_or_default())
+    }
+
+    /// Notes such versions.
+    ///
+    /// # Errors
+    /// The former ones stay then.
+    pub fn set_given_up(&self, given_up: &GivenUp) -> Result<(), StoreError> {
+        self.index().set_meta("given-up", given_up)
+    }
+
+    /// How far orders to load files again were carried out here.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn redeployed(&self) -> Result<Option<Redeployed>, StoreError> {
+        self.index().meta("redeployed")
+    }
+
+    /// Notes how far.
+    ///
+    /// # Errors
+    /// The former note stays then.
+    pub fn set_redeployed(&self, redeployed: &Redeployed) -> Result<(), StoreError> {
+        self.index().set_meta("redeployed", redeployed)
     }
 
     /// Places that could not be read when the head changed them, with what this node had been brought to there.

@@ -129,6 +129,7 @@ impl Node {
             drift: DriftPolicy::Revert,
             max_delete: 3,
             quiet,
+            scan: Duration::from_secs(20),
             handover: Duration::ZERO,
             witness: false,
         };

@@ -3,16 +3,13 @@
 //! Whoever builds one of these features deletes its line here, and nothing else.
 
 use crate::daemon::config::mistakes::Mistakes;
-use crate::daemon::config::{Config, Mode, Notice, RootMode, Validate};
+use crate::daemon::config::{Config, Mode, Notice, RootMode};
 
 /// A key without effect yet, and whether this configuration asks for it.
 type Later = (&'static str, fn(&Config) -> bool);
 
 /// Running on without these does no harm: they are told at start.
-const WITHOUT_EFFECT: &[Later] = &[
-    ("sync.validate", |config| config.sync.validate != Validate::Off),
-    ("hook", |config| !config.hooks.is_empty()),
-];
+const WITHOUT_EFFECT: &[Later] = &[("hook", |config| !config.hooks.is_empty())];
 
 /// Tells which keys have no effect yet, and refuses those without which running would be a lie.
 pub(super) fn tell(mistakes: &mut Mistakes, notices: &mut Vec<Notice>, config: &Config) {

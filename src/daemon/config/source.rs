@@ -48,7 +48,7 @@ pub(super) enum Value {
 }
 
 /// Variables that name no key.
-const NOT_KEYS: [&str; 3] = ["SYNCD_CONFIG", "SYNCD_CRASH", "SYNCD_LOG"];
+const NOT_KEYS: [&str; 4] = ["SYNCD_CONFIG", "SYNCD_CRASH", "SYNCD_LOG", "SYNCD_SCAN"];
 
 /// Reads the file and lays the environment over it.
 pub(super) fn read(

@@ -15,6 +15,7 @@ struct Bench {
     busy: BTreeMap<Place, Instant>,
     shut: BTreeSet<RootName>,
     withheld: BTreeSet<Place>,
+    malformed: Malformations,
     unreadable: BTreeSet<Place>,
     deletes_left: u64,
 }
@@ -61,6 +62,7 @@ impl Bench {
             busy: BTreeMap::new(),
             shut: BTreeSet::new(),
             withheld: BTreeSet::new(),
+            malformed: Malformations::default(),
             unreadable: BTreeSet::new(),
             deletes_left: 50,
         }
@@ -99,6 +101,7 @@ impl Bench {
             busy: &self.busy,
             shut: &self.shut,
             withheld: &self.withheld,
+            malformed: Some(&self.malformed),
             unreadable: &|place| self.unreadable.contains(place),
             protected: &protected,
         };
@@ -363,4 +366,23 @@ fn what_cannot_be_read_is_no_change() {
     bench.write(0, "-a b=2 -c").check(0, "3000").check(3000, "-c").check(9000, "-");
     bench.unreadable.clear();
     bench.check(9010, "-a ~b");
+}
+
+#[test]
+fn malformed_content_is_held_alone_until_it_is_another() {
+    let mut bench = Bench::new("a b");
+    bench.write(0, "a=bad b=2 c=bad");
+    for path in ["a", "c"] {
+        let why = crate::plan::Malformed { line: 1, reason: "no markup".to_owned() };
+        let entry = forest(&bench.now).get(&place(path)).unwrap().clone();
+        bench.malformed.note(vec![(place(path), entry, why)]);
+    }
+    bench.check(10, "~b").check(11, "-");
+    assert_eq!(bench.gather.held(), (2, 0));
+    let intents = bench.gather.intents(&Decision::Idle, bench.at(10));
+    assert!(intents.iter().all(|intent| intent.stands == Stands::Held("malformed-xml")));
+    bench.check(20, "-").write(100, "a=mended").check(110, "~a");
+    assert_eq!(bench.gather.held(), (1, 0));
+    bench.write(200, "-c").check(300, "-");
+    assert_eq!(bench.gather.held(), (0, 0));
 }

@@ -286,9 +286,8 @@ impl Rig {
 
     /// As a new process does.
     fn watch_anew(&mut self) {
-        let path = self.dir.path().join("root");
-        let root = RootConfig { name: RootName::new("r"), path, optional: false };
-        let (roots, rescan_every) = (vec![root], Duration::from_secs(30));
+        let (path, rescan_every) = (self.dir.path().join("root"), Duration::from_secs(30));
+        let roots = vec![RootConfig { name: RootName::new("r"), path, optional: false }];
         let config = inventory::Config { roots, rules: rules(&["*.back"]), rescan_every };
         let (inventory, task) = inventory::new(config).unwrap();
         tokio::spawn(task.run(self.stop.clone()));
@@ -307,6 +306,7 @@ impl Rig {
                 delete_grace: Duration::from_millis(150),
             },
             max_delete: 3,
+            validate: Validate::Off,
             rules: own,
             optional: BTreeSet::new(),
             spool_dir: self.dir.path().to_owned(),
