@@ -313,3 +313,133 @@ fn late_changes_are_handed_over() {
         assert!(!is_quarantined(&cluster, old, name), "{name} is no drift");
     }
 }
+
+/// Hands over with `extra` in the configuration after `spoil` has changed the manager's folder, and then with `late`
+/// written on it just after its office ended; the cluster, the former manager and the new one.
+fn moved_on(
+    extra: &str,
+    files: &[&str],
+    spoil: impl FnOnce(&TestCluster, usize),
+) -> (TestCluster, usize, usize) {
+    let mut cluster = TestCluster::new(THREE, extra);
+    for path in files {
+        cluster.write(0, path, "<old/>");
+    }
+    cluster.start_all();
+    cluster.wait_in_sync(&[0, 1, 2], Duration::from_secs(60));
+    let old = cluster.wait_manager(BOUND);
+    let new = (old + 1) % 3;
+    spoil(&cluster, old);
+    order(&cluster, old, &["switchover", "--to", &cluster.nodes[new].name]);
+    (cluster, old, new)
+}
+
+fn inode(cluster: &TestCluster, node: usize, path: &str) -> Option<u64> {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata(cluster.nodes[node].root.join(path)).ok().map(|data| data.ino())
+}
+
+/// A protected artifact that vanished in office stays in the manifest, and does not leave the new manager's folder.
+#[test]
+fn a_protected_artifact_is_not_handed_over_as_a_delete() {
+    let kept = "default/synapse.xml";
+    let mut inodes = Vec::new();
+    let (cluster, old, new) = moved_on(
+        "protect = [\"default/synapse.xml\"]\n",
+        &[kept, "default/api/a.xml", "default/api/b.xml"],
+        |cluster, old| {
+            inodes = (0..3).map(|node| inode(cluster, node, kept)).collect();
+            std::fs::remove_file(cluster.nodes[old].root.join(kept)).unwrap();
+        },
+    );
+    std::fs::remove_file(cluster.nodes[old].root.join("default/api/b.xml")).unwrap();
+    cluster.wait_content(old, kept, "<old/>", BOUND);
+    for node in 0..3 {
+        cluster.wait("the other delete", BOUND, || cluster.read(node, "default/api/b.xml").is_none());
+    }
+    cluster.wait_in_sync(&[0, 1, 2], BOUND);
+    cluster.wait_equal(&[0, 1, 2], BOUND);
+    for node in [new, 3 - old - new] {
+        assert_eq!(inode(&cluster, node, kept), inodes[node], "it never left a live folder");
+    }
+}
+
+/// A root that lost everything in office is not published, and does not empty the new manager's.
+#[test]
+fn an_emptied_root_is_not_handed_over() {
+    let files = ["default/api/a.xml", "default/api/b.xml"];
+    let mut inodes = Vec::new();
+    let (cluster, old, new) = moved_on("", &files, |cluster, old| {
+        inodes = (0..3).map(|node| files.map(|path| inode(cluster, node, path))).collect();
+        for path in files {
+            std::fs::remove_file(cluster.nodes[old].root.join(path)).unwrap();
+        }
+        cluster.wait("it to be named", BOUND, || {
+            cluster.status(old).is_some_and(|status| has_problem(&status, "root-emptied"))
+        });
+    });
+    for path in files {
+        cluster.wait_content(old, path, "<old/>", BOUND);
+    }
+    cluster.wait_in_sync(&[0, 1, 2], BOUND);
+    cluster.wait_equal(&[0, 1, 2], BOUND);
+    for node in [new, 3 - old - new] {
+        assert_eq!(files.map(|path| inode(&cluster, node, path)), inodes[node], "they never left");
+    }
+}
+
+/// What changed while no syncd watched and waits for a person is not published by the next manager: it is in the
+/// quarantine of the former one.
+#[test]
+fn what_is_held_goes_to_quarantine_when_the_office_moves_on() {
+    let nodes = [("gw1", "candidate"), ("gw2", "candidate"), ("gw3", "witness")];
+    let mut cluster = TestCluster::new(&nodes, "[sync]\nmax_delete = 2\n");
+    cluster.write(0, "default/api/a.xml", "<api/>");
+    cluster.start_all();
+    cluster.wait_in_sync(&[0, 1], Duration::from_secs(60));
+    let old = cluster.wait_manager(BOUND);
+    let new = 1 - old;
+    cluster.stop(new);
+    cluster.stop(old);
+    for number in 0..4 {
+        cluster.write(old, &file(number), content(number));
+    }
+    cluster.start(old);
+    cluster.wait("the changes to be held", Duration::from_secs(60), || {
+        cluster.status(old).is_some_and(|status| has_problem(&status, "held-changes"))
+    });
+    cluster.start(new);
+    cluster.wait("the switchover", Duration::from_secs(60), || {
+        cluster.cli(old, &["switchover", "--to", &cluster.nodes[new].name]).0 == 0
+    });
+    for number in 0..4 {
+        let name = format!("n{number}.xml");
+        cluster.wait("it in quarantine", BOUND, || is_quarantined(&cluster, old, &name));
+        assert_eq!(cluster.read(new, &file(number)), None, "nobody approved it");
+    }
+    cluster.write(new, "default/api/next.xml", "<next/>");
+    cluster.wait_content(old, "default/api/next.xml", "<next/>", BOUND);
+    cluster.wait_in_sync(&[0, 1], BOUND);
+    cluster.wait_equal(&[0, 1], BOUND);
+    assert_eq!(cluster.read(new, &file(0)), None);
+}
+
+/// An office that moves on twice: what the second manager took over and had not published goes on to the third.
+#[test]
+fn what_was_taken_over_is_handed_on() {
+    let (cluster, old, middle) = moved_on("[sync]\ngather = \"3s\"\n", &["default/api/a.xml"], |_, _| {});
+    let last = 3 - old - middle;
+    cluster.write(old, "default/api/late.xml", "<late/>");
+    cluster.wait_content(middle, "default/api/late.xml", "<late/>", BOUND);
+    assert_eq!(cluster.read(last, "default/api/late.xml"), None, "not published yet");
+    order(&cluster, middle, &["switchover", "--to", &cluster.nodes[last].name]);
+    for node in [last, middle, old] {
+        cluster.wait_content(node, "default/api/late.xml", "<late/>", BOUND);
+    }
+    cluster.wait_in_sync(&[0, 1, 2], BOUND);
+    cluster.wait_equal(&[0, 1, 2], BOUND);
+    assert_eq!(cluster.wait_manager(BOUND), last);
+    for node in 0..3 {
+        assert!(!is_quarantined(&cluster, node, "late.xml"), "it is no drift");
+    }
+}

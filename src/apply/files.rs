@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::apply::displaced::{Displaced, drop_displaced};
 use crate::apply::judge::{Drift, Sight, Unread, Verdict, judge};
+use crate::apply::limits::Limits;
 use crate::apply::reconcile::{Round, reconcile};
 use crate::apply::roots::Roots;
 use crate::apply::status::{of_failure, of_root};
@@ -77,7 +78,7 @@ impl ApplyTask {
             return Ok(false);
         }
         let scene = Scene { state, node, observed, roots };
-        self.watch_office(office);
+        self.watch_office(office, &scene.observed.forest);
         if office.is_some() && *self.active.borrow() == office {
             self.hold_office(&scene, head).await?;
             if scene.roots.problems.is_empty() && state.paused.is_none() {
@@ -257,7 +258,13 @@ impl ApplyTask {
         }
         self.recall_given_up().await?;
         let unread = self.unread().await?;
-        let (handover, now) = (self.handover.as_ref(), Instant::now());
+        let now = Instant::now();
+        let there = &scene.observed.forest;
+        let handover =
+            self.handover.as_ref().map(|handover| (handover, Limits::new(&head.rules, &head.forest, there)));
+        let offered = |edit: &Edit| {
+            handover.as_ref().is_some_and(|(handover, limits)| handover.keeps(edit, limits, now))
+        };
         let sight = Sight {
             edits: &edits,
             observed: &scene.observed.forest,
@@ -267,7 +274,7 @@ impl ApplyTask {
             unreadable: &|place| scene.observed.is_unreadable(place),
             unread: &unread,
             policy: self.config.drift,
-            offered: &|edit| handover.is_some_and(|handover| handover.keeps(edit, now)),
+            offered: &offered,
             quiet: self.config.quiet,
             scan: self.config.scan,
             now: Instant::now(),

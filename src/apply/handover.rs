@@ -2,10 +2,10 @@
 //! to the new manager, and not reverted before that one answered.
 //!
 //! Only what changed here is offered: a place that the head changed meanwhile is brought to the head like on any node,
-//! and the local content goes to quarantine. So does what the new manager does not take, and all of it when the time
-//! is over.
+//! and the local content goes to quarantine. So does at once what a publish would not let through (`limits`), and what
+//! was held here; so does what the new manager does not take, and all of it when the time is over.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,9 +14,10 @@ use tokio::time::Instant;
 
 use crate::apply::files::Scene;
 use crate::apply::judge::{Drift, Verdict};
+use crate::apply::limits::Limits;
 use crate::apply::offer::{Answer, CHANGES_MAX, CONTENT_BYTES_MAX, Offer};
 use crate::apply::task::ApplyTask;
-use crate::model::{Change, Edit, Entry, Epoch, FileTime, Generation, Place, Proposal, unix_ms};
+use crate::model::{Change, Edit, Entry, Epoch, FileTime, Forest, Generation, Place, Proposal, unix_ms};
 use crate::store::Adopted;
 
 /// How soon an offer is tried again that was not answered.
@@ -31,7 +32,7 @@ pub(super) struct Handover {
     again: Instant,
     /// What the manager took, and until when it is waited for.
     taken: BTreeMap<Place, (Option<Entry>, Instant)>,
-    /// What it did not take.
+    /// What it did not take, and what was held here when the office ended: nobody approved it.
     refused: BTreeMap<Place, Option<Entry>>,
 }
 
@@ -40,10 +41,14 @@ pub(super) type Sent = (Vec<(Place, Option<Entry>)>, Answer);
 
 impl Handover {
     /// Whether a difference is left alone: it may still be published.
-    pub(super) fn keeps(&self, edit: &Edit, now: Instant) -> bool {
+    pub(super) fn keeps(&self, edit: &Edit, limits: &Limits<'_>, now: Instant) -> bool {
         match self.taken.get(&edit.place) {
             Some((entry, until)) if *entry == edit.old && *until > now => true,
-            _ => now < self.until && self.refused.get(&edit.place) != Some(&edit.old),
+            _ => {
+                now < self.until
+                    && self.refused.get(&edit.place) != Some(&edit.old)
+                    && limits.carry(&edit.place, edit.new.as_ref(), edit.old.as_ref())
+            }
         }
     }
 
@@ -54,18 +59,20 @@ impl Handover {
 
 impl ApplyTask {
     /// Notes that this node is manager, or that it was and is not any more.
-    pub(super) fn watch_office(&mut self, office: Option<Epoch>) {
-        if let Some(epoch) = *self.active.borrow() {
+    pub(super) fn watch_office(&mut self, office: Option<Epoch>, there: &Forest) {
+        // The log may have ended the office already where nobody has noted it yet.
+        if let Some(epoch) = self.active.borrow().filter(|active| Some(*active) == office) {
             self.was_active = Some(epoch);
             self.handover = None;
         } else if self.was_active.is_some() && self.was_active != office {
             self.was_active = None;
             let now = Instant::now();
+            let held = Arc::clone(&self.held.borrow());
             self.handover = (office.is_none() && !self.config.handover.is_zero()).then(|| Handover {
                 until: now + self.config.handover,
                 again: now,
                 taken: BTreeMap::new(),
-                refused: BTreeMap::new(),
+                refused: held.iter().map(|place| (place.clone(), there.get(place).cloned())).collect(),
             });
         }
     }
@@ -89,8 +96,12 @@ impl ApplyTask {
         if now >= handover.until || self.offering.is_some() {
             return;
         }
+        // What is offered may be a folder of something that comes back now.
+        let made: BTreeSet<&Place> = verdict.edits.iter().map(|edit| &edit.place).collect();
         let is_due = |edit: &&Edit| {
-            verdict.drifted.get(&edit.place) == Some(&Drift::Offered) && !handover.is_taken(edit)
+            verdict.drifted.get(&edit.place) == Some(&Drift::Offered)
+                && !handover.is_taken(edit)
+                && !made.contains(&edit.place)
         };
         let due: Vec<&Edit> = edits.iter().filter(is_due).collect();
         let manager = scene.state.appointment.as_ref().map(|current| current.manager);
@@ -102,6 +113,9 @@ impl ApplyTask {
             return;
         }
         let changes = changes(&due, edits);
+        if changes.is_empty() {
+            return;
+        }
         let sent: Vec<_> =
             changes.iter().map(|change| (change.place.clone(), change.entry.clone())).collect();
         tracing::info!(to = member.name, changes = sent.len(), "offering late changes to the new manager");
@@ -129,6 +143,8 @@ impl ApplyTask {
         let (sent, answer) = answered.unwrap_or_else(|error| (Vec::new(), Err(error.to_string())));
         let Some(handover) = &mut self.handover else { return };
         let now = Instant::now();
+        // Whatever was said: an offer that moves nothing on must not be made as fast as possible.
+        handover.again = now + AGAIN;
         match answer {
             Ok(Some(taken)) => {
                 for (index, (place, entry)) in sent.into_iter().enumerate() {
@@ -140,11 +156,8 @@ impl ApplyTask {
                     }
                 }
             }
-            Ok(None) => handover.again = now + AGAIN,
-            Err(why) => {
-                tracing::debug!(why, "late changes could not be offered yet");
-                handover.again = now + AGAIN;
-            }
+            Ok(None) => {}
+            Err(why) => tracing::debug!(why, "late changes could not be offered yet"),
         }
     }
 }
@@ -168,7 +181,7 @@ fn changes(due: &[&Edit], edits: &[Edit]) -> Vec<Change> {
             group.extend(by_place.get(&folder).filter(|edit| edit.new.is_none()));
         }
         if offered.len() + group.len() > CHANGES_MAX || bytes + size > CONTENT_BYTES_MAX {
-            break;
+            continue;
         }
         bytes += size;
         offered.extend(group.into_iter().map(|edit| (&edit.place, edit)));
@@ -182,3 +195,6 @@ fn changes(due: &[&Edit], edits: &[Edit]) -> Vec<Change> {
         .map(|edit| Change { place: edit.place.clone(), mtime: mtime(&edit.old), entry: edit.old.clone() })
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

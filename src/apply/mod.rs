@@ -4,7 +4,7 @@
 //! out (`service`, `supply`, `intake`), adopting what the log commits (`task`), judging differences (`judge`), moving
 //! files all or nothing (`reconcile`), what came out of a root (`displaced`), which folder is the right one (`mark`),
 //! what a person wants back from quarantine (`restore`), the takeover by a new manager (`office`), the hand-over of late
-//! changes to it (`handover`, `offer`, `taking`), and an ordinary node's files (`files`). Invariants: files move only to generations of this node's own applied
+//! changes to it (`handover`, `offer`, `taking`, `limits`), and an ordinary node's files (`files`). Invariants: files move only to generations of this node's own applied
 //! log, never back; what a person or a gateway wrote is in quarantine before it is dropped; files that match are not
 //! touched; nothing is written to a root that does not carry this node's mark.
 //!
@@ -17,6 +17,7 @@ mod files;
 mod handover;
 mod intake;
 mod judge;
+mod limits;
 mod mark;
 mod offer;
 mod office;

@@ -256,6 +256,8 @@ impl ApplyTask {
         if is_active {
             tracing::info!(epoch, generation, "this node's folder is the source now");
             self.watched = true;
+            self.was_active = Some(epoch);
+            self.handover = None;
             self.takeover = None;
             self.failing = None;
             self.now.state = NodeState::Manager;

@@ -1,26 +1,33 @@
 //! The new manager's side of a hand-over: takes a former manager's late changes into its own folder, from where they
 //! are published like any other change.
 //!
-//! Taken is only what was made against the entry that the head and this folder have; what goes beyond
-//! `sync.max_delete` deletes is not. Everything that the other controls is bounded, and checked as for a stage.
+//! Taken is only what was made against the entry that the head and this folder have, and what a publish from this folder
+//! would let through: no delete of a protected place, none that leaves a root empty, and none beyond what
+//! `sync.max_delete` leaves after those of the last ten minutes and those that wait here. Everything that the other
+//! controls is bounded, and checked as for a stage.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::time::Instant;
 use tonic::Status;
 
 use crate::apply::files::{Scene, record_of};
 use crate::apply::intake::{chain, receive_contents};
+use crate::apply::limits::{Limits, deletes};
 use crate::apply::offer::{CHANGES_MAX, CONTENT_BYTES_MAX};
 use crate::apply::reconcile::{Round, reconcile};
 use crate::apply::task::{ApplyTask, blocking, office_of};
 use crate::apply::{ApplyError, ApplyTaskError};
-use crate::model::{Change, Coordinator, Digest, Edit, Entry, Epoch, Forest, NodeId, Place, Role, RootName};
-use crate::plan::Matcher;
-use crate::store::{Adopted, Store};
+use crate::inventory::Observed;
+use crate::model::{
+    Change, Coordinator, Digest, Edit, Entry, Epoch, Forest, NodeId, Place, Role, RootName, unix_ms,
+};
+use crate::plan::DeleteWindow;
+use crate::store::{Adopted, Store, StoreError};
 use crate::wire::Header;
 use crate::wire::proto::{OfferReply, Parcel, parcel::Part};
 
@@ -144,10 +151,15 @@ impl ApplyTask {
             return Ok(None);
         }
         let store = self.parts.store.clone();
-        let base = blocking(move || store.forest_of(base)).await??;
+        let look = move || Ok::<_, StoreError>((store.forest_of(base)?, store.history(usize::MAX)?));
+        let (base, history) = blocking(look).await??;
         let Some(base) = base.filter(|base| base.digest() == base_digest) else { return Ok(None) };
         let scene = Scene { state: &state, node, observed, roots };
-        let (taken, edits) = self.choose_changes(&scene, &head, &base, changes);
+        let commits = history.iter().map(|entry| (entry.generation.created_unix_ms, entry.removed));
+        let now = Instant::now();
+        let deletes_left = DeleteWindow::over(commits, now, unix_ms()).left(now, self.config.max_delete);
+        let sight = Sight { base: &base, head: &head, observed: &scene.observed, deletes_left };
+        let (taken, edits) = sight.choose(changes, |root| scene.roots.sites.contains_key(root));
         if edits.is_empty() {
             return Ok(Some(taken));
         }
@@ -162,60 +174,6 @@ impl ApplyTask {
                 Ok(None)
             }
         }
-    }
-
-    /// Which changes are taken, by position, and what is to be made for that.
-    fn choose_changes(
-        &self,
-        scene: &Scene<'_>,
-        head: &Adopted,
-        base: &Forest,
-        changes: &[Change],
-    ) -> (Vec<u64>, Vec<Edit>) {
-        let observed = &scene.observed;
-        let matchers: BTreeMap<&RootName, Matcher> = head
-            .rules
-            .roots
-            .iter()
-            .filter_map(|(root, rules)| Some((root, Matcher::new(rules).ok()?)))
-            .collect();
-        let is_carried = |change: &Change| {
-            let entry = change.entry.as_ref().or_else(|| base.get(&change.place));
-            matchers.get(&change.place.root).is_some_and(|matcher| {
-                scene.roots.sites.contains_key(&change.place.root)
-                    && !matcher.excluded(&change.place.path, entry.is_some_and(Entry::is_folder))
-            })
-        };
-        let is_delete = |change: &Change| {
-            change.entry.is_none() && base.get(&change.place).is_some_and(|old| !old.is_folder())
-        };
-        let deletes = changes.iter().filter(|change| is_delete(change)).count() as u64;
-        let (mut same, mut taken, mut edits) = (Vec::new(), Vec::new(), Vec::new());
-        for (index, change) in (0..).zip(changes) {
-            let there = observed.forest.get(&change.place);
-            if there == change.entry.as_ref() {
-                same.push(index);
-                continue;
-            }
-            let expected = base.get(&change.place);
-            let is_free = head.forest.get(&change.place) == expected
-                && there == expected
-                && !observed.busy.contains_key(&change.place)
-                && !observed.is_unreadable(&change.place);
-            let is_too_much = deletes > self.config.max_delete && is_delete(change);
-            if is_free && is_carried(change) && !is_too_much {
-                let old = there.cloned();
-                edits.push(Edit { place: change.place.clone(), old, new: change.entry.clone() });
-                taken.push(index);
-            }
-        }
-        let made = edits.iter().map(|edit: &Edit| (edit.place.clone(), edit.new.clone()));
-        if observed.forest.with(made).is_err() {
-            // What is left of it makes no tree.
-            return (same, Vec::new());
-        }
-        same.extend(taken);
-        (same, edits)
     }
 
     async fn place(
@@ -255,3 +213,92 @@ impl ApplyTask {
         }
     }
 }
+
+/// What an offer is held against.
+struct Sight<'a> {
+    /// What the offer was made against.
+    base: &'a Forest,
+    head: &'a Adopted,
+    observed: &'a Observed,
+    /// How many more artifacts may be deleted now, by the commits of the log.
+    deletes_left: u64,
+}
+
+impl Sight<'_> {
+    /// Which changes are taken, by position, and what is to be made for that.
+    fn choose(&self, changes: &[Change], is_here: impl Fn(&RootName) -> bool) -> (Vec<u64>, Vec<Edit>) {
+        let (observed, head) = (self.observed, self.head);
+        let limits = Limits::new(&head.rules, &head.forest, &observed.forest);
+        let (mut same, mut chosen) = (Vec::new(), Vec::new());
+        for (index, change) in (0..).zip(changes) {
+            let place = &change.place;
+            let there = observed.forest.get(place);
+            if there == change.entry.as_ref() {
+                same.push(index);
+                continue;
+            }
+            let expected = self.base.get(place);
+            let is_free = head.forest.get(place) == expected
+                && there == expected
+                && !observed.busy.contains_key(place)
+                && !observed.is_unreadable(place);
+            if is_free && is_here(&place.root) && limits.carry(place, expected, change.entry.as_ref()) {
+                let edit = Edit { place: place.clone(), old: there.cloned(), new: change.entry.clone() };
+                chosen.push((index, edit));
+            }
+        }
+        self.leave_deletes(&limits, &mut chosen);
+        let made = chosen.iter().map(|(_, edit)| (edit.place.clone(), edit.new.clone()));
+        if observed.forest.with(made).is_err() {
+            // What is left of it makes no tree.
+            return (same, Vec::new());
+        }
+        let (taken, edits): (Vec<u64>, Vec<Edit>) = chosen.into_iter().unzip();
+        same.extend(taken);
+        (same, edits)
+    }
+
+    /// Leaves out the deletes that a publish would hold, and with them those of the folders that then stay.
+    fn leave_deletes(&self, limits: &Limits<'_>, chosen: &mut Vec<(u64, Edit)>) {
+        let (head, observed) = (&self.head.forest, &self.observed.forest);
+        let gone = |chosen: &[(u64, Edit)]| -> BTreeSet<Place> {
+            let deletes = chosen.iter().filter(|(_, edit)| edit.new.is_none());
+            deletes.map(|(_, edit)| edit.place.clone()).collect()
+        };
+        if chosen.iter().all(|(_, edit)| edit.new.is_some()) {
+            return;
+        }
+        let waiting = head.edits(observed);
+        let waiting = waiting.iter().filter(|edit| limits.carry(&edit.place, edit.old.as_ref(), None));
+        let due = deletes(waiting) + deletes(chosen.iter().map(|(_, edit)| edit));
+        let is_too_much = due > self.deletes_left;
+        let deleted = gone(chosen);
+        let is_emptied = |root: &RootName| {
+            let has_artifact = |entry: Option<&Entry>| entry.is_some_and(|entry| !entry.is_folder());
+            let stays = observed.roots.get(root).is_some_and(|manifest| {
+                manifest.iter().any(|(path, entry)| {
+                    has_artifact(Some(entry)) && !deleted.contains(&Place { root: root.clone(), path })
+                })
+            });
+            let comes =
+                chosen.iter().any(|(_, edit)| edit.place.root == *root && has_artifact(edit.new.as_ref()));
+            !stays && !comes && head.roots.get(root).is_some_and(|manifest| !manifest.is_bare())
+        };
+        let roots: BTreeSet<&RootName> = deleted.iter().map(|place| &place.root).collect();
+        let emptied: BTreeSet<RootName> =
+            roots.into_iter().filter(|root| is_emptied(root)).cloned().collect();
+        chosen.retain(|(_, edit)| edit.new.is_some() || !(is_too_much || emptied.contains(&edit.place.root)));
+        let deleted = gone(chosen);
+        chosen.retain(|(_, edit)| {
+            let place = &edit.place;
+            let Some(manifest) = observed.roots.get(&place.root).filter(|_| edit.new.is_none()) else {
+                return true;
+            };
+            let mut below = manifest.below(&place.path);
+            below.all(|(path, _)| deleted.contains(&Place { root: place.root.clone(), path }))
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests;

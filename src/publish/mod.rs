@@ -17,7 +17,6 @@ mod spool;
 mod stage;
 mod status;
 mod task;
-mod window;
 
 pub use batch::Timing;
 pub use error::PublishError;

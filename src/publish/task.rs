@@ -16,13 +16,12 @@ use crate::model::{
     ClusterState, Commit, CommitOutcome, Coordinator, Digest, Epoch, NodeId, OutlookAsked, OutlookHandle,
     Place, Problem, RootName, Rules, Seed, Severity, unix_ms,
 };
-use crate::plan::{Matcher, PatternError};
+use crate::plan::{DeleteWindow, Matcher, PatternError};
 use crate::publish::batch::{Batch, Decision, Gather, Scene};
 use crate::publish::malformed::Malformations;
 use crate::publish::prepare::{Draft, LeftOut, Prepared, base_forest, prepare};
 use crate::publish::shut::{open_roots, shut_roots};
 use crate::publish::stage::{Stages, no_majority};
-use crate::publish::window::DeleteWindow;
 use crate::publish::{LastPublish, Observer, PublishError, PublishStatus, Timing, Validate, own_rules};
 use crate::rpc::{Peers, Upload};
 use crate::store::{Adopted, Store};
@@ -314,12 +313,9 @@ impl PublishTask {
         }
         let store = self.store.clone();
         let history = tokio::task::spawn_blocking(move || store.history(usize::MAX)).await??;
-        self.window = DeleteWindow::default();
+        let commits = history.iter().map(|entry| (entry.generation.created_unix_ms, entry.removed));
+        self.window = DeleteWindow::over(commits, Instant::now(), unix_ms());
         self.counted = Some(head);
-        for entry in history {
-            let ago = u64::try_from(unix_ms() - entry.generation.created_unix_ms).unwrap_or(0);
-            self.window.note(Instant::now(), Duration::from_millis(ago), entry.removed);
-        }
         Ok(())
     }
 

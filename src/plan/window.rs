@@ -8,26 +8,40 @@ use tokio::time::Instant;
 /// Deletes are counted over this long.
 const WINDOW: Duration = Duration::from_secs(600);
 
-/// Deletes committed within the window.
+/// Deletes committed within the window. The clock is handed in.
 #[derive(Debug, Default)]
-pub(super) struct DeleteWindow(VecDeque<(Instant, u64)>);
+pub struct DeleteWindow(VecDeque<(Instant, u64)>);
 
 impl DeleteWindow {
+    /// Counts commits: when each was made, in milliseconds since 1970, and how many artifacts it deleted. It is `now`,
+    /// which is `unix_ms` on that clock.
+    #[must_use]
+    pub fn over(commits: impl IntoIterator<Item = (i64, u64)>, now: Instant, unix_ms: i64) -> Self {
+        let mut window = Self::default();
+        for (made, deletes) in commits {
+            let ago = u64::try_from(unix_ms.saturating_sub(made)).unwrap_or(0);
+            window.note(now, Duration::from_millis(ago), deletes);
+        }
+        window
+    }
+
     /// So many artifacts were deleted by a commit `ago`.
-    pub(super) fn note(&mut self, now: Instant, ago: Duration, deletes: u64) {
+    pub fn note(&mut self, now: Instant, ago: Duration, deletes: u64) {
         if deletes > 0 && ago < WINDOW {
             self.0.push_back((now.checked_sub(ago).unwrap_or(now), deletes));
         }
     }
 
     /// How many more may be deleted now.
-    pub(super) fn left(&mut self, now: Instant, max: u64) -> u64 {
+    #[must_use]
+    pub fn left(&mut self, now: Instant, max: u64) -> u64 {
         self.0.retain(|(at, _)| *at + WINDOW > now);
         max.saturating_sub(self.0.iter().map(|(_, deletes)| deletes).sum())
     }
 
     /// When the oldest noted deletes are forgotten.
-    pub(super) fn eases(&self) -> Option<Instant> {
+    #[must_use]
+    pub fn eases(&self) -> Option<Instant> {
         self.0.iter().map(|(at, _)| *at + WINDOW).min()
     }
 }
@@ -35,6 +49,14 @@ impl DeleteWindow {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn commits_count_from_when_they_were_made() {
+        let now = Instant::now() + Duration::from_secs(3600);
+        let commits = [(1_000_000, 1), (399_000, 2), (400_001, 4), (2_000_000, 8)];
+        let mut window = DeleteWindow::over(commits, now, 1_000_000);
+        assert_eq!(window.left(now, 20), 7, "the second is forgotten, the last is of a clock ahead");
+    }
 
     #[test]
     fn deletes_count_for_ten_minutes() {
