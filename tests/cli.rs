@@ -25,6 +25,7 @@ fn help_names_every_command_and_every_exit_code() {
         "history",
         "quarantine",
         "switchover",
+        "approve",
         "redeploy",
         "demo",
         "SYNCD_CONFIG",
@@ -35,9 +36,7 @@ fn help_names_every_command_and_every_exit_code() {
     for code in ["   0  ", "   1  ", "   2  ", "   3  ", "  64  ", "  78  "] {
         assert!(help.contains(code), "{code}: {help}");
     }
-    for later in ["approve", "die-with-parent"] {
-        assert!(!help.contains(later), "what is not built does not appear: {later}");
-    }
+    assert!(!help.contains("die-with-parent"), "what is hidden does not appear");
     assert_eq!(syncd(&["--version"]).status.code(), Some(0));
     for command in
         [&["run", "--help"][..], &["status", "--help"], &["quarantine", "list", "--help"], &["demo", "-h"]]
@@ -66,6 +65,7 @@ fn wrong_usage_exits_with_64() {
         &["quarantine", "show", "../status"],
         &["quarantine", "show", "x", "--diff", "--content"],
         &["quarantine", "restore", "a/b"],
+        &["quarantine", "drop", ".."],
         &["run", "--log-format", "xml"],
     ] {
         let output = syncd(args);
@@ -87,6 +87,8 @@ fn without_a_daemon_the_exit_code_is_3_and_the_socket_is_named() {
         &["quarantine", "list"],
         &["quarantine", "show", "1"],
         &["quarantine", "restore", "1"],
+        &["quarantine", "drop", "1", "--yes"],
+        &["approve", "--yes"],
     ] {
         let output = syncd(&[command, &["--socket", socket]].concat());
         let told = text(&output.stderr);

@@ -136,6 +136,13 @@ impl ApplyError {
             (Self::Quarantine { source, .. } | Self::Store(source), _) if source.is_no_space() => {
                 "free space on the file system of the data folder; it is tried again by itself"
             }
+            (
+                Self::Quarantine { source: StoreError::QuarantineFull { .. }, .. }
+                | Self::Store(StoreError::QuarantineFull { .. }),
+                _,
+            ) => {
+                "run `syncd quarantine drop` for what nobody needs any more, or raise sync.quarantine_max and restart"
+            }
             _ => "see the daemon's log; it is tried again by itself",
         };
         remedy.to_owned()

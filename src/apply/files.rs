@@ -14,12 +14,11 @@ use crate::apply::reconcile::{Round, reconcile};
 use crate::apply::roots::Roots;
 use crate::apply::status::{of_failure, of_root};
 use crate::apply::task::{ApplyTask, blocking, office_of};
-use crate::apply::tell::some_of;
 use crate::apply::{ApplyError, ApplyTaskError, DriftPolicy};
 use crate::inventory::Observed;
 use crate::model::{
-    ClusterState, ContentHash, Edit, Entry, Forest, NodeId, NodeState, Place, Problem, Seed, Severity,
-    Standing, unix_ms,
+    ClusterState, ContentHash, Edit, Entry, Forest, NodeId, NodeState, Place, Problem, Seed, Standing,
+    unix_ms,
 };
 use crate::store::{Adopted, Applied, StoreError};
 
@@ -66,6 +65,7 @@ impl ApplyTask {
         self.now.marks = roots.marks.clone();
         self.now.problems.extend(roots.problems.iter().map(|(root, what)| of_root(root, what)));
         self.now.problems.extend(roots.notes.iter().cloned());
+        self.now.lists.extend(roots.lists.iter().cloned());
         self.name_unreadable(&observed);
         for root in roots.problems.keys() {
             // What lies there when it comes back is unknown.
@@ -78,7 +78,7 @@ impl ApplyTask {
             return Ok(false);
         }
         let scene = Scene { state, node, observed, roots };
-        self.watch_office(office, &scene.observed.forest);
+        self.watch_office(office, &scene.observed.forest)?;
         if office.is_some() && *self.active.borrow() == office {
             self.hold_office(&scene, head).await?;
             if scene.roots.problems.is_empty() && state.paused.is_none() {
@@ -188,7 +188,9 @@ impl ApplyTask {
                 }
                 match store.require_room(bytes + size) {
                     Ok(()) => bytes += size,
-                    Err(StoreError::NoSpace { .. }) => drop(left.insert(place)),
+                    Err(StoreError::NoSpace { .. } | StoreError::QuarantineFull { .. }) => {
+                        left.insert(place);
+                    }
                     Err(error) => return Err(error),
                 }
             }
@@ -209,7 +211,11 @@ impl ApplyTask {
         if self.bring_to_head(scene, &head, edits, false).await? {
             self.bump_after_answers(scene).await?;
             self.obey_redeploys(scene).await?;
+            if self.now.matches {
+                self.note_undone().await?;
+            }
         }
+        self.tell_of_undone();
         Ok(())
     }
 
@@ -241,7 +247,7 @@ impl ApplyTask {
         }
         let forest = match before {
             None => {
-                if !self.may_replace(&edits, head).await? {
+                if !self.may_replace(scene, &edits, head).await? {
                     return Ok(false);
                 }
                 None
@@ -252,7 +258,7 @@ impl ApplyTask {
             // The same for a root that the cluster names since then: what lies there was never its own.
             let is_strange = |edit: &&Edit| !forest.roots.contains_key(&edit.place.root);
             let strange: Vec<Edit> = edits.iter().filter(is_strange).cloned().collect();
-            if !strange.is_empty() && !self.may_replace(&strange, head).await? {
+            if !strange.is_empty() && !self.may_replace(scene, &strange, head).await? {
                 return Ok(false);
             }
         }
@@ -398,44 +404,6 @@ impl ApplyTask {
         self.now.wait_until(due);
         self.failing = Some(Failing { reason: error.chain(), found, generation, wait, due });
         Ok(())
-    }
-
-    /// Whether the folder may be brought to a cluster that it has not been in touch with.
-    async fn may_replace(&mut self, edits: &[Edit], head: &Arc<Adopted>) -> Result<bool, ApplyTaskError> {
-        let local: Vec<(Place, Option<ContentHash>)> = edits
-            .iter()
-            .filter(|edit| match (&edit.old, &edit.new) {
-                (None | Some(Entry::Folder { .. }), _) => false,
-                (Some(old), Some(new)) => !old.same_content(new),
-                (Some(_), None) => true,
-            })
-            .map(|edit| (edit.place.clone(), edit.old.as_ref().and_then(Entry::content)))
-            .collect();
-        let store = self.parts.store.clone();
-        let work = move || {
-            let mut unknown = Vec::new();
-            for (place, hash) in local {
-                if hash.map_or(Ok(false), |hash| store.is_committed(&hash))? {
-                    continue;
-                }
-                unknown.push(place);
-            }
-            Ok::<_, StoreError>(unknown)
-        };
-        let unknown = blocking(work).await??;
-        if unknown.len() as u64 <= self.config.max_delete {
-            return Ok(true);
-        }
-        self.now.state = NodeState::NeedsApproval;
-        let message = format!(
-            "{} files here are in no generation, and would be replaced or removed by generation {}: {}",
-            unknown.len(),
-            head.generation.number,
-            some_of(unknown.iter())
-        );
-        let remedy = "move these files out of the root, or delete them; then the node goes on by itself";
-        self.now.problems.push(Problem::new(Severity::Warning, "needs-approval", message, remedy));
-        Ok(false)
     }
 
     /// While nothing may be touched: how far the node is.

@@ -12,10 +12,12 @@ use std::time::Duration;
 use tokio::task::JoinError;
 use tokio::time::Instant;
 
+use crate::apply::ApplyTaskError;
 use crate::apply::files::Scene;
 use crate::apply::judge::{Drift, Verdict};
 use crate::apply::limits::Limits;
 use crate::apply::offer::{Answer, CHANGES_MAX, CONTENT_BYTES_MAX, Offer};
+use crate::apply::office::MASS_DELETE;
 use crate::apply::task::ApplyTask;
 use crate::model::{Change, Edit, Entry, Epoch, FileTime, Forest, Generation, Place, Proposal, unix_ms};
 use crate::store::Adopted;
@@ -59,7 +61,14 @@ impl Handover {
 
 impl ApplyTask {
     /// Notes that this node is manager, or that it was and is not any more.
-    pub(super) fn watch_office(&mut self, office: Option<Epoch>, there: &Forest) {
+    ///
+    /// # Errors
+    /// When the store can't say what was held.
+    pub(super) fn watch_office(
+        &mut self,
+        office: Option<Epoch>,
+        there: &Forest,
+    ) -> Result<(), ApplyTaskError> {
         // The log may have ended the office already where nobody has noted it yet.
         if let Some(epoch) = self.active.borrow().filter(|active| Some(*active) == office) {
             self.was_active = Some(epoch);
@@ -67,14 +76,17 @@ impl ApplyTask {
         } else if self.was_active.is_some() && self.was_active != office {
             self.was_active = None;
             let now = Instant::now();
-            let held = Arc::clone(&self.held.borrow());
+            // What was changed while nobody watched, and deletes beyond what may go: neither goes this way.
+            let (held, deletes) = (Arc::clone(&self.held.borrow()), self.parts.store.held(MASS_DELETE)?);
+            let held = held.changed.iter().chain(&held.others).chain(&deletes);
             self.handover = (office.is_none() && !self.config.handover.is_zero()).then(|| Handover {
                 until: now + self.config.handover,
                 again: now,
                 taken: BTreeMap::new(),
-                refused: held.iter().map(|place| (place.clone(), there.get(place).cloned())).collect(),
+                refused: held.map(|place| (place.clone(), there.get(place).cloned())).collect(),
             });
         }
+        Ok(())
     }
 
     /// Offers what is due.

@@ -57,11 +57,14 @@ impl RootProblem {
     pub fn remedy(&self) -> &'static str {
         match self {
             Self::Gone { .. } => "mount or create the folder; it is taken up again by itself",
-            Self::Unmarked => "mount or bring back the folder that was there, with its .syncd folder",
+            Self::Unmarked => {
+                "mount or bring back the folder that was there, with its .syncd folder; if this folder is the right one, \
+                 `syncd approve` on this node shows what it holds and marks it anew"
+            }
             Self::OtherDevice => "mount what was there before, or restart the daemon if the change is right",
             Self::Copied { .. } => {
-                "give each node a folder of its own, or move the folder .syncd out of this one if it is right; if the \
-                 nodes share one on purpose, set mode = \"shared-fs\""
+                "give each node a folder of its own; if this one is right, `syncd approve` on this node shows what it holds \
+                 and marks it anew; if the nodes share one on purpose, set mode = \"shared-fs\""
             }
         }
     }
@@ -146,6 +149,15 @@ pub fn lay_mark_aside(store: &Store, root: &Arc<Root>) -> Result<Option<String>,
     // First: should the process end in between, the mark in the root is still there to be laid aside.
     store.forget_mark(root.name())?;
     root.set_workshop_aside().map_err(ApplyError::within(root.name()))
+}
+
+/// Makes the next contact with `root` the first one, whatever it shows: a person said that it is this node's.
+pub(super) fn take_in(store: &Store, root: &Arc<Root>) -> Result<(), ApplyError> {
+    store.forget_mark(root.name())?;
+    if is_marked(root)? {
+        root.set_workshop_aside().map_err(ApplyError::within(root.name()))?;
+    }
+    Ok(())
 }
 
 /// What may be done with a root.

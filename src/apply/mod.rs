@@ -11,6 +11,7 @@
 //! Leaves to others what the head is, who is manager, and what is published.
 
 mod bump;
+mod contact;
 mod displaced;
 mod error;
 mod files;

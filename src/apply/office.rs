@@ -13,9 +13,13 @@ use crate::apply::judge::goes_as_folder;
 use crate::apply::status::about;
 use crate::apply::task::{ApplyTask, blocking, office_of};
 use crate::apply::tell::{NAMED_MAX, some_of};
-use crate::model::{ClusterState, Edit, Epoch, NodeState, Place, Problem, Seed, Severity};
-use crate::store::Adopted;
+use crate::model::{ClusterState, Edit, Epoch, NodeState, Place, Problem, Seed, Severity, Withheld};
+use crate::store::{Adopted, StoreError};
 
+/// The problem of a manager with changes that were made while no syncd watched.
+pub(super) const HELD_CHANGES: &str = "held-changes";
+/// The problem of a manager with deletes beyond what may go by itself; `publish` tells of it.
+pub(super) const MASS_DELETE: &str = "mass-delete";
 /// How soon a new manager asks again for the newest state.
 const CONFIRM_AGAIN: Duration = Duration::from_millis(300);
 /// How soon a takeover is tried again that could not be finished.
@@ -36,6 +40,8 @@ impl ApplyTask {
         }
         self.now.state = NodeState::Manager;
         self.now.matches = true;
+        self.undone.clear();
+        self.undone_known = false;
         if scene.state.paused.is_none() {
             self.remove_leaving(scene).await?;
         }
@@ -43,9 +49,9 @@ impl ApplyTask {
         if let Some(head) = head {
             self.record(scene.state, &head).await?;
             let differs = |place: &Place| scene.observed.forest.get(place) != head.forest.get(place);
-            let still: BTreeSet<Place> = held.iter().filter(|place| differs(place)).cloned().collect();
-            if still.len() < held.len() {
-                self.held.send_replace(Arc::new(still));
+            let still = held.only(differs);
+            if still != *held {
+                self.hold_changed(still).await?;
             }
         }
         self.tell_of_office();
@@ -85,20 +91,21 @@ impl ApplyTask {
         let (store, leaving) = (self.parts.store.clone(), self.leaving.clone());
         blocking(move || store.set_leaving(&leaving)).await??;
         let held = Arc::clone(&self.held.borrow());
-        self.held.send_replace(Arc::new(held.difference(&settled).cloned().collect()));
+        self.held.send_replace(Arc::new(held.only(|place| !settled.contains(place))));
         Ok(())
     }
 
     fn tell_of_office(&mut self) {
-        let held: BTreeSet<Place> = self.held.borrow().difference(&self.leaving).cloned().collect();
+        let held = self.held.borrow().changed.clone();
         if !held.is_empty() {
             let message = format!(
                 "{} paths changed while no syncd watched, more than go out by themselves: {}",
                 held.len(),
                 some_of(held.iter())
             );
-            let remedy = "bring these paths back to what the other nodes have";
-            self.now.problems.push(Problem::new(Severity::Warning, "held-changes", message, remedy));
+            let remedy =
+                "bring these paths back to what the other nodes have, or run `syncd approve` to publish them";
+            self.now.problems.push(Problem::new(Severity::Warning, HELD_CHANGES, message, remedy));
         }
         for place in self.restored.iter().take(NAMED_MAX) {
             let message = format!("{place} was missing when this node became manager and was brought back");
@@ -111,7 +118,7 @@ impl ApplyTask {
     pub(super) fn leave_nothing_held(&mut self) {
         self.restored.clear();
         self.leaving.clear();
-        if !self.held.borrow().is_empty() {
+        if *self.held.borrow().as_ref() != Withheld::default() {
             self.held.send_replace(Arc::default());
         }
     }
@@ -176,7 +183,7 @@ impl ApplyTask {
                 .filter(|edit| goes_as_folder(edit) && noted.contains(&edit.place))
                 .map(|edit| edit.place.clone())
                 .collect();
-            self.keep(&edits);
+            self.keep(&edits).await?;
             if newest.paused.is_none() && !self.prepare(&scene, head.generation.number).await? {
                 return Ok(());
             }
@@ -188,14 +195,14 @@ impl ApplyTask {
             // What can't be read was not brought to the head: when it can, it is no change of this office.
             let unread =
                 edits.iter().map(|edit| &edit.place).filter(|place| scene.observed.is_unreadable(place));
-            let held: BTreeSet<Place> = unread.chain(&leaving).cloned().collect();
+            let others: BTreeSet<Place> = unread.chain(&leaving).cloned().collect();
             if !self.bring_to_head(&scene, &head, edits, true).await? {
                 return Ok(());
             }
             let (store, noted) = (self.parts.store.clone(), leaving.clone());
             blocking(move || store.set_leaving(&noted)).await??;
             // The folders still stand: one scan of the gateway must find their artifacts gone first.
-            self.held.send_replace(Arc::new(held));
+            self.hold_changed(Withheld { others, ..Withheld::default() }).await?;
             self.leaving = leaving;
         }
         self.activate(epoch, head.generation.number).await
@@ -223,12 +230,20 @@ impl ApplyTask {
         self.activate(epoch, 0).await
     }
 
-    /// Nobody else was manager since this node was: what its folder has beyond the head are changes.
-    fn keep(&mut self, edits: &[Edit]) {
-        let held: BTreeSet<Place> = if !self.watched && edits.len() as u64 > self.config.max_delete {
-            edits.iter().map(|edit| edit.place.clone()).collect()
+    /// Nobody else was manager since this node was: what its folder has beyond the head are changes. What was held
+    /// before stays held, until a person agrees or the files come back.
+    async fn keep(&mut self, edits: &[Edit]) -> Result<(), ApplyTaskError> {
+        let store = self.parts.store.clone();
+        let before =
+            blocking(move || Ok::<_, StoreError>((store.held(HELD_CHANGES)?, store.held(MASS_DELETE)?)));
+        let (before, deletes) = before.await??;
+        let changed = || edits.iter().map(|edit| &edit.place).filter(|place| !self.leaving.contains(*place));
+        // The deletes of a list that is held already have not changed since, as far as anybody knows.
+        let fresh = changed().filter(|place| !before.contains(*place) && !deletes.contains(*place));
+        let held: BTreeSet<Place> = if !self.watched && fresh.count() as u64 > self.config.max_delete {
+            changed().filter(|place| !deletes.contains(*place)).cloned().collect()
         } else {
-            BTreeSet::new()
+            changed().filter(|place| before.contains(*place)).cloned().collect()
         };
         if !held.is_empty() {
             tracing::warn!(
@@ -236,7 +251,19 @@ impl ApplyTask {
                 "more changed while no syncd watched than goes out by itself: held"
             );
         }
-        self.held.send_replace(Arc::new(held.union(&self.leaving).cloned().collect()));
+        self.hold_changed(Withheld { changed: held, others: self.leaving.clone() }).await
+    }
+
+    /// Holds these places, and notes on disk which of them wait for a person.
+    async fn hold_changed(&mut self, held: Withheld) -> Result<(), ApplyTaskError> {
+        let (store, changed) = (self.parts.store.clone(), held.changed.clone());
+        let note = move || match store.held(HELD_CHANGES)? == changed {
+            true => Ok(()),
+            false => store.set_held(HELD_CHANGES, &changed),
+        };
+        blocking(note).await??;
+        self.held.send_replace(Arc::new(held));
+        Ok(())
     }
 
     async fn activate(&mut self, epoch: Epoch, generation: u64) -> Result<(), ApplyTaskError> {

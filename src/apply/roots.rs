@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use crate::apply::displaced::clear_leftovers;
 use crate::apply::files::Scene;
-use crate::apply::mark::{Admission, Who, admit, join};
+use crate::apply::mark::{Admission, Who, admit, join, take_in};
 use crate::apply::owner::Owner;
 use crate::apply::reconcile::Site;
 use crate::apply::status::about;
 use crate::apply::task::{ApplyTask, blocking};
 use crate::apply::{ApplyError, ApplyTaskError, RootProblem};
 use crate::inventory::Observed;
-use crate::model::{ClusterState, NodeId, Problem, RootName, Severity};
+use crate::model::{Approval, ClusterState, Forest, HeldList, NodeId, Problem, RootName, Severity};
 use crate::store::Adopted;
 use crate::tree::Root;
 
@@ -29,6 +29,33 @@ pub(super) struct Roots {
     pub marks: BTreeMap<RootName, String>,
     /// What else is worth saying.
     pub notes: Vec<Problem>,
+    /// What lies in roots that a person may give to this node.
+    pub lists: Vec<Arc<HeldList>>,
+}
+
+/// What lies in a root that is not this node's by its mark, and what would become of it.
+fn foreign(
+    observed: &Observed,
+    node: NodeId,
+    name: &RootName,
+    problem: &RootProblem,
+    head: &Forest,
+) -> HeldList {
+    let there = observed.forest.roots.get(name).cloned().unwrap_or_default();
+    let wanted = head.roots.get(name).cloned().unwrap_or_default();
+    let path = observed.roots.get(name).map(|root| root.path.display().to_string()).unwrap_or_default();
+    let says = format!(
+        "{path} holds {} files of {} bytes ({problem}). It becomes this node's folder: a new mark is written, these \
+         changes bring it to what the cluster has, and content that no generation has goes to quarantine",
+        there.files(),
+        there.bytes()
+    );
+    let digest = there.digest();
+    let why = problem.to_string();
+    let about: [&[u8]; 4] =
+        [&node.to_le_bytes(), name.as_str().as_bytes(), why.as_bytes(), digest.as_bytes()];
+    let one = |manifest| Forest { roots: [(name.clone(), manifest)].into() };
+    HeldList::new(problem.code(), &about, says, one(there).edits(&one(wanted)))
 }
 
 impl ApplyTask {
@@ -51,6 +78,9 @@ impl ApplyTask {
         let wanted: BTreeMap<RootName, u64> = head.map_or_else(BTreeMap::new, |head| {
             head.forest.roots.iter().map(|(root, manifest)| (root.clone(), manifest.files())).collect()
         });
+        let head_roots = head.map(|head| head.forest.clone()).unwrap_or_default();
+        let approvals: Vec<Approval> =
+            state.approvals.iter().filter(|known| known.node == node).cloned().collect();
         let work = move || {
             let who = Who { cluster, node, members: &members, succeeds: &succeeds, generation: 0 };
             let mut roots = Roots::default();
@@ -82,8 +112,21 @@ impl ApplyTask {
                     Admission::Joined => {}
                     Admission::Free => drop(roots.free.insert(name.clone())),
                     Admission::Refused(problem) => {
-                        roots.problems.insert(name.clone(), problem);
-                        continue;
+                        let list = foreign(&observed, node, name, &problem, &head_roots);
+                        let approval = approvals.iter().find(|known| known.list == list.digest);
+                        // Used up first: should it fail afterwards, the person is asked again.
+                        if observed.complete
+                            && let Some(approval) = approval
+                            && store.spend(approval.id)?
+                        {
+                            tracing::warn!(root = %name, "approved: the mark of this root is written anew");
+                            take_in(&store, root)?;
+                            roots.free.insert(name.clone());
+                        } else {
+                            roots.problems.insert(name.clone(), problem);
+                            roots.lists.extend(observed.complete.then(|| Arc::new(list)));
+                            continue;
+                        }
                     }
                 }
                 let (owner, unknown) = owners.get(name).cloned().unwrap_or_default();

@@ -1,9 +1,10 @@
 //! What this room says of itself.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::model::{Digest, NodeState, Problem, RootName, Severity};
+use crate::model::{Digest, HeldList, NodeState, Problem, RootName, Severity};
 
 use crate::apply::{ApplyError, RootProblem};
 use crate::store::Lost;
@@ -33,9 +34,23 @@ pub struct ApplyStatus {
     pub roots: BTreeMap<RootName, RootProblem>,
     /// Which mark lies in each root, in words that two nodes can compare.
     pub marks: BTreeMap<RootName, String>,
+    /// What a person may let through, list by list.
+    pub lists: Vec<Arc<HeldList>>,
     /// Everything that is not as it should be.
     pub problems: Vec<Problem>,
 }
+
+impl ApplyStatus {
+    /// How many files wait for a person to agree that they go to quarantine.
+    #[must_use]
+    pub fn held(&self) -> u64 {
+        let held = self.lists.iter().filter(|list| list.code == NEEDS_APPROVAL);
+        held.map(|list| list.edits.len() as u64).sum()
+    }
+}
+
+/// The problem of a node whose own files would be put aside in a great number at first contact.
+pub(super) const NEEDS_APPROVAL: &str = "needs-approval";
 
 impl Default for ApplyStatus {
     fn default() -> Self {
@@ -51,6 +66,7 @@ impl Default for ApplyStatus {
             failed: None,
             roots: BTreeMap::new(),
             marks: BTreeMap::new(),
+            lists: Vec::new(),
             problems: Vec::new(),
         }
     }

@@ -155,7 +155,8 @@ impl ApplyTask {
         let (base, history) = blocking(look).await??;
         let Some(base) = base.filter(|base| base.digest() == base_digest) else { return Ok(None) };
         let scene = Scene { state: &state, node, observed, roots };
-        let commits = history.iter().map(|entry| (entry.generation.created_unix_ms, entry.removed));
+        let counted = history.iter().filter(|entry| !state.was_approved(entry.generation.number));
+        let commits = counted.map(|entry| (entry.generation.created_unix_ms, entry.removed));
         let now = Instant::now();
         let deletes_left = DeleteWindow::over(commits, now, unix_ms()).left(now, self.config.max_delete);
         let sight = Sight { base: &base, head: &head, observed: &scene.observed, deletes_left };

@@ -27,8 +27,8 @@ use crate::apply::{
 };
 use crate::inventory::{InventoryHandle, Observed};
 use crate::model::{
-    ClusterState, Coordinator, Digest, Epoch, Forest, NodeId, NodeState, OutlookAsked, OutlookHandle, Place,
-    Problem, RootName, Rules, Severity, Standing,
+    ClusterState, Coordinator, Digest, Epoch, Forest, HeldList, NodeId, NodeState, OutlookAsked,
+    OutlookHandle, Place, Problem, RootName, Rules, Severity, Standing, Withheld,
 };
 use crate::rpc::Upload;
 use crate::store::{Adopted, Applied, GivenUp, Redeployed, Store, StoreError};
@@ -83,7 +83,7 @@ pub struct ApplyHandle {
     /// The epoch in which this node is manager and its folder was brought to the head; none otherwise.
     pub active: watch::Receiver<Option<Epoch>>,
     /// What must not be published although it differs from the head: it changed while nobody watched.
-    pub held_at_start: watch::Receiver<Arc<BTreeSet<Place>>>,
+    pub held_at_start: watch::Receiver<Arc<Withheld>>,
     /// Answers peers.
     pub stager: Stager,
     /// Takes what a person wants back from quarantine, on the manager.
@@ -117,7 +117,7 @@ pub struct ApplyTask {
     status: watch::Sender<Arc<ApplyStatus>>,
     asked: OutlookAsked,
     pub(super) active: Arc<watch::Sender<Option<Epoch>>>,
-    pub(super) held: watch::Sender<Arc<BTreeSet<Place>>>,
+    pub(super) held: watch::Sender<Arc<Withheld>>,
     pub(super) memory: Memory,
     /// What came out of the roots and is looked at once more.
     pub(super) displaced: Vec<Displaced>,
@@ -142,6 +142,10 @@ pub struct ApplyTask {
     /// The generation that the record names, with its places.
     pub(super) applied: Option<(Applied, Option<Arc<Forest>>)>,
     pub(super) drifting: BTreeSet<Place>,
+    /// What was held when another node became manager, and was undone here since.
+    pub(super) undone: BTreeSet<Place>,
+    /// Whether it was looked for since the last office.
+    pub(super) undone_known: bool,
     restores: mpsc::Receiver<Ask>,
     /// What the store notes of places that could not be read; none until it was asked.
     pub(super) unread: Option<Unread>,
@@ -166,6 +170,8 @@ pub(super) struct Findings {
     pub roots: BTreeMap<RootName, RootProblem>,
     pub marks: BTreeMap<RootName, String>,
     pub problems: Vec<Problem>,
+    /// What a person may let through.
+    pub lists: Vec<Arc<HeldList>>,
     /// When to look again.
     pub next: Instant,
 }
@@ -230,6 +236,8 @@ pub fn new(config: Config, parts: Parts) -> (ApplyHandle, ApplyTask) {
         takeover: None,
         applied: None,
         drifting: BTreeSet::new(),
+        undone: BTreeSet::new(),
+        undone_known: false,
         restores,
         unread: None,
         given_up: None,
@@ -468,6 +476,7 @@ impl ApplyTask {
             failed: self.failing.as_ref().map(|failing| failing.reason.clone()),
             roots: self.now.roots.clone(),
             marks: self.now.marks.clone(),
+            lists: self.now.lists.clone(),
             problems,
         };
         self.status.send_if_modified(|shown| {
@@ -490,6 +499,7 @@ impl Findings {
             roots: BTreeMap::new(),
             marks: BTreeMap::new(),
             problems: Vec::new(),
+            lists: Vec::new(),
             next: Instant::now() + LOOK_EVERY,
         }
     }

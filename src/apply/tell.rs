@@ -11,6 +11,10 @@ use crate::model::{Entry, Place, Problem, RootName, Severity};
 
 /// How many places of one kind are named as problems of their own.
 pub(super) const NAMED_MAX: usize = 100;
+/// What most often brings a change to a node that is not the manager, and what to do about it.
+const WRONG_NODE: &str = "change artifacts on the manager only; if the gateway's publisher wrote it, let the load balancer \
+                          send port 9443 only to the node whose /manager answers 200; `syncd quarantine list` on this node \
+                          names the copy";
 
 impl ApplyTask {
     pub(super) fn tell_of_drift(&mut self, verdict: &Verdict) {
@@ -21,6 +25,11 @@ impl ApplyTask {
         for (root, places) in fresh {
             self.parts.observer.drifted(root, places);
         }
+        let manager = self.manager_name();
+        let not_the_manager = match &manager {
+            Some(name) => format!("which is not the manager ({name} is)"),
+            None => "which is not the manager".to_owned(),
+        };
         self.drifting = verdict.drifted.keys().cloned().collect();
         self.now.drifted = verdict.drifted.len() as u64;
         for (place, drift) in verdict.drifted.iter().take(NAMED_MAX) {
@@ -35,15 +44,17 @@ impl ApplyTask {
                     Severity::Warning,
                     "drift",
                     format!(
-                        "{place} was changed on this node and is brought back; content that no generation has goes to quarantine"
+                        "{place} was changed on this node, {not_the_manager}, and is brought back; content that no \
+                         generation has goes to quarantine here"
                     ),
-                    "change artifacts on the manager only; see `syncd quarantine list`",
+                    WRONG_NODE,
                 ),
                 Drift::Reported => (
                     Severity::Warning,
                     "drift",
-                    format!("{place} was changed on this node"),
-                    "bring it back by hand, or set drift = \"revert\"",
+                    format!("{place} was changed on this node, {not_the_manager}"),
+                    "bring it back by hand, or set drift = \"revert\"; if the gateway's publisher wrote it, let the load \
+                     balancer send port 9443 only to the node whose /manager answers 200",
                 ),
                 Drift::NoRoom => (
                     Severity::Warning,
@@ -51,7 +62,8 @@ impl ApplyTask {
                     format!(
                         "{place} was changed on this node and stays so: there is no room to keep its content in quarantine"
                     ),
-                    "free space where node.data_dir lies; then it is brought back by itself",
+                    "run `syncd quarantine drop` for what nobody needs any more, free space where node.data_dir lies, or raise \
+                     sync.quarantine_max and restart; then it is brought back by itself",
                 ),
                 Drift::Offered => (
                     Severity::Info,
@@ -104,6 +116,12 @@ impl ApplyTask {
             Some(hash) => format!("the version {:.12} of generation {number}", hash.to_string()),
             None => format!("what generation {number} says"),
         }
+    }
+
+    fn manager_name(&self) -> Option<String> {
+        let (state, _) = self.membership();
+        let state = state?;
+        Some(state.members.get(&state.appointment.as_ref()?.manager)?.name.clone())
     }
 
     pub(super) fn name_unreadable(&mut self, observed: &Observed) {

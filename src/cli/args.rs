@@ -37,6 +37,7 @@ pub(super) enum Command {
     /// Local content that was replaced on this node
     #[command(subcommand)]
     Quarantine(QuarantineCommand),
+    Approve(Approve),
     Switchover(Switchover),
     /// Nothing is published, applied or reverted on any node, until `syncd resume`
     ///
@@ -53,6 +54,26 @@ pub(super) enum Command {
     /// Runs in a temporary folder and on loopback only, needs no configuration and changes nothing else. Exits with 0
     /// only if everything it shows held.
     Demo,
+}
+
+/// Shows what is held, asks, and lets exactly that through, once
+///
+/// Held are deletes beyond `sync.max_delete` or of a whole folder, changes made while no syncd watched, and rules that take
+/// paths in or release some, all on the manager; on this node its own files at first contact, and a root without its mark.
+/// A list that changed since it was shown is refused. The log keeps who let it through. What is approved does not count
+/// against `sync.max_delete`. Exits with 0, with 1 if something was refused, and with 2 if it is not known.
+#[derive(Debug, clap::Args)]
+pub(super) struct Approve {
+    /// Make the content of this candidate the first generation
+    #[arg(long, value_name = "NODE")]
+    pub(super) seed: Option<String>,
+
+    /// Do not ask
+    #[arg(long)]
+    pub(super) yes: bool,
+
+    #[command(flatten)]
+    pub(super) reach: Reach,
 }
 
 /// Takes a node out of the cluster for good, such as a host that is gone
@@ -291,6 +312,24 @@ pub(super) enum QuarantineCommand {
     List(QuarantineList),
     Show(QuarantineShow),
     Restore(QuarantineRestore),
+    Drop(QuarantineDrop),
+}
+
+/// Removes one version for good
+///
+/// The quarantine is bounded by `sync.quarantine_max`, and syncd itself never drops anything from it.
+#[derive(Debug, clap::Args)]
+pub(super) struct QuarantineDrop {
+    /// Which one, as `list` names it; the beginning of its name is enough
+    #[arg(value_name = "ID")]
+    pub(super) id: String,
+
+    /// Do not ask
+    #[arg(long)]
+    pub(super) yes: bool,
+
+    #[command(flatten)]
+    pub(super) reach: Reach,
 }
 
 /// One version: where it was and lies, why it was replaced, and its content

@@ -126,6 +126,8 @@ async fn gather(client: &Client, order: &InspectOrder) -> Result<Answers, Failur
                 Told::Damage(damage) => answer.damages.push(damage),
                 Told::Intent(intent) => answer.changes.push(intent),
                 Told::End(end) => (answer.end, answer.ended) = (end, true),
+                // Only asked for by `approve`.
+                Told::List(_) => {}
             }
             Ok(())
         })
@@ -207,7 +209,7 @@ fn print_differences(answers: &Answers, output: &mut Output) -> Result<(), Failu
 }
 
 /// A word as the JSON has it.
-fn word(value: &impl Serialize) -> String {
+pub(super) fn word(value: &impl Serialize) -> String {
     match serde_json::to_value(value) {
         Ok(serde_json::Value::String(word)) => word,
         _ => "?".to_owned(),

@@ -4,6 +4,7 @@
 //! commands ask a running one over its control socket, `demo` starts three of them. The only room that prints and
 //! reads the environment.
 
+mod approve;
 mod args;
 mod ask;
 mod bootstrap;
@@ -91,6 +92,10 @@ fn obey(args: Args) -> Result<Exit, Failure> {
             let client = client(&file, &restore.reach)?;
             wait_for(quarantine::restore(&client, &restore, &mut output))
         }
+        Command::Quarantine(QuarantineCommand::Drop(args)) => {
+            let client = client(&file, &args.reach)?;
+            wait_for(quarantine::drop_one(&client, &args, &mut output))
+        }
         Command::Pause(reach) => {
             let client = client(&file, &reach)?;
             wait_for(orders::pause(&client, &mut output))
@@ -115,6 +120,10 @@ fn obey(args: Args) -> Result<Exit, Failure> {
         Command::Redeploy(redeploy) => {
             let client = client(&file, &redeploy.reach)?;
             wait_for(orders::redeploy(&client, &redeploy, &mut output))
+        }
+        Command::Approve(args) => {
+            let client = client(&file, &args.reach)?;
+            wait_for(approve::approve(&client, &args, &mut output))
         }
         Command::Demo => wait_for(demo::demo(&mut output)),
     }

@@ -2,7 +2,8 @@
 
 use similar::TextDiff;
 
-use crate::cli::args::{QuarantineList, QuarantineRestore, QuarantineShow};
+use crate::cli::args::{QuarantineDrop, QuarantineList, QuarantineRestore, QuarantineShow};
+use crate::cli::ask::agreed;
 use crate::cli::client::Client;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{Colour, Output, Style, plain};
@@ -78,6 +79,26 @@ pub(super) async fn show(
         Ok(_) => output.write("\nits content is long: --content prints it\n")?,
         Err(_) => output.write("\nits content is no text: --content prints it as it is\n")?,
     }
+    Ok(Exit::Ok)
+}
+
+/// Removes one version for good.
+pub(super) async fn drop_one(
+    client: &Client,
+    args: &QuarantineDrop,
+    output: &mut Output,
+) -> Result<Exit, Failure> {
+    let path = format!("/quarantine/{}", segment(&args.id)?);
+    let (shown, _) = client.get::<QuarantineShown>(&path).await?;
+    output.write(&head_of(&shown))?;
+    if !agreed(output, args.yes, "Remove this version for good?")? {
+        output.write("Nothing was removed.\n")?;
+        return Ok(Exit::Degraded);
+    }
+    // By its whole name: another one that begins so may have come since.
+    let path = format!("/quarantine/{}/drop", segment(&shown.row.id)?);
+    let row: QuarantineRow = client.post(&path, &serde_json::Value::Null).await?;
+    output.write(&format!("removed {} from quarantine\n", plain(&row.id)))?;
     Ok(Exit::Ok)
 }
 

@@ -148,8 +148,7 @@ fn waiting_for(shared: &Shared, leader: Option<NodeId>) -> Option<String> {
                 .collect();
             Some(format!(
                 "needs-seed: the candidates hold different content, and a person must choose what is published \
-                 first: {}. Make their roots equal, or empty all but one, and form the cluster anew with empty data \
-                 folders",
+                 first: {}. `syncd approve --seed NODE` chooses",
                 each.join(", ")
             ))
         }

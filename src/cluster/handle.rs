@@ -16,8 +16,8 @@ use crate::cluster::service::Service;
 use crate::cluster::shared::Shared;
 use crate::cluster::types::{Command, Response};
 use crate::model::{
-    ClusterId, ClusterState, Commit, CommitOutcome, Coordinator, Epoch, Instance, Lease, NodeId, Order,
-    OrderError, OrderOutcome, Standing, UnknownOutcome,
+    ClusterId, ClusterState, Commit, CommitOutcome, Coordinator, Epoch, Instance, Lease, LetThrough, NodeId,
+    Order, OrderError, OrderOutcome, Standing, UnknownOutcome,
 };
 use crate::rpc::{self, CONTROL_BYTES_MAX, Me, RAFT_BYTES_MAX};
 use crate::wire::proto::CommitRequest;
@@ -139,6 +139,30 @@ pub(super) async fn propose(shared: &Shared, command: Command, limit: Duration) 
     }
 }
 
+/// Has the leader append a generation, and says what became of it.
+async fn offer(shared: &Shared, command: Command) -> Result<CommitOutcome, UnknownOutcome> {
+    let unknown = |reason: String| UnknownOutcome { reason };
+    let Some((leader, node)) = shared.leader() else {
+        return Err(unknown("no leader is heard".to_owned()));
+    };
+    if Some(leader) == shared.node() {
+        return match propose(shared, command, COMMIT_MAX).await {
+            Ok(Response::Commit(outcome)) => Ok(outcome),
+            Ok(other) => Err(unknown(format!("the log answered {other:?}"))),
+            Err(reason) => Err(unknown(reason)),
+        };
+    }
+    let command = record::encode(Kind::Command, &command).map_err(|error| unknown(error.to_string()))?;
+    let mut client =
+        shared.peers.coordination(Some(leader), &node.address).map_err(|error| unknown(error.to_string()))?;
+    let asked = client.commit(CommitRequest { command: command.into() });
+    let reply = rpc::within(COMMIT_MAX, asked).await.map_err(|status| unknown(status.to_string()))?;
+    if reply.outcome.is_empty() {
+        return Err(unknown(format!("{} did not say", node.name)));
+    }
+    record::decode(Kind::Outcome, &reply.outcome).map_err(|error| unknown(error.to_string()))
+}
+
 impl Coordinator for Cluster {
     fn state(&self) -> watch::Receiver<Option<Arc<ClusterState>>> {
         self.0.state.subscribe()
@@ -149,34 +173,15 @@ impl Coordinator for Cluster {
     }
 
     fn commit(&self, commit: Commit) -> BoxFuture<'_, Result<CommitOutcome, UnknownOutcome>> {
-        async move {
-            let unknown = |reason: String| UnknownOutcome { reason };
-            let shared = &self.0;
-            let Some((leader, node)) = shared.leader() else {
-                return Err(unknown("no leader is heard".to_owned()));
-            };
-            let command = Command::Commit(commit);
-            if Some(leader) == shared.node() {
-                return match propose(shared, command, COMMIT_MAX).await {
-                    Ok(Response::Commit(outcome)) => Ok(outcome),
-                    Ok(other) => Err(unknown(format!("the log answered {other:?}"))),
-                    Err(reason) => Err(unknown(reason)),
-                };
-            }
-            let command =
-                record::encode(Kind::Command, &command).map_err(|error| unknown(error.to_string()))?;
-            let mut client = shared
-                .peers
-                .coordination(Some(leader), &node.address)
-                .map_err(|error| unknown(error.to_string()))?;
-            let asked = client.commit(CommitRequest { command: command.into() });
-            let reply = rpc::within(COMMIT_MAX, asked).await.map_err(|status| unknown(status.to_string()))?;
-            if reply.outcome.is_empty() {
-                return Err(unknown(format!("{} did not say", node.name)));
-            }
-            record::decode(Kind::Outcome, &reply.outcome).map_err(|error| unknown(error.to_string()))
-        }
-        .boxed()
+        offer(&self.0, Command::Commit(commit)).boxed()
+    }
+
+    fn commit_approved(
+        &self,
+        commit: Commit,
+        lets_through: LetThrough,
+    ) -> BoxFuture<'_, Result<CommitOutcome, UnknownOutcome>> {
+        offer(&self.0, Command::Approved { commit, lets_through }).boxed()
     }
 
     fn confirm(&self) -> BoxFuture<'_, Option<Arc<ClusterState>>> {

@@ -2,7 +2,8 @@
 
 use crate::cluster::state::is_bound;
 use crate::model::{
-    ClusterState, Order, OrderId, OrderOutcome, Pause, Place, Redeploy, Refusal, Role, Switchover,
+    Approval, ClusterState, Digest, Order, OrderId, OrderOutcome, Pause, Place, Redeploy, Refusal, Role,
+    Seed, Switchover,
 };
 
 /// Outcomes that are remembered: an order is repeated for some seconds at most, and people give few in that time.
@@ -11,6 +12,8 @@ const OUTCOMES_MAX: usize = 32;
 const REDEPLOY_FILES_MAX: usize = 100;
 /// Bytes of all paths of all such orders that are remembered; those of one may be a quarter.
 const REDEPLOY_BYTES_MAX: usize = 64 << 10;
+/// Approvals that wait to be let through.
+const APPROVALS_MAX: usize = 16;
 
 /// Obeys an order once: its repetition is answered as the first one was.
 pub(super) fn obey(
@@ -29,6 +32,11 @@ pub(super) fn obey(
         Order::Switchover { to } => switch(state, to.as_deref()),
         Order::Remove { name } => remove(state, &name),
         Order::Redeploy { places } => redeploy(state, unix_ms, places),
+        Order::Approve { node, list, code, paths } => {
+            approve(state, Given { id, by, unix_ms }, &node, list, &code, paths)
+        }
+        Order::Withdraw { node, list } => Ok(withdraw(state, &node, &list)),
+        Order::Seed { node } => choose_seed(state, &node),
     };
     while state.orders.len() >= OUTCOMES_MAX {
         state.orders.pop_front();
@@ -74,6 +82,65 @@ fn switch(state: &mut ClusterState, to: Option<&str>) -> Result<OrderOutcome, Re
     };
     state.switchover = Some(Switchover { ends: current.epoch, to: *to });
     Ok(OrderOutcome { sentence })
+}
+
+/// Who gave an order, and when.
+struct Given {
+    id: OrderId,
+    by: String,
+    unix_ms: i64,
+}
+
+/// The node that holds the list compares it with what it holds then; here it is only written down, once.
+fn approve(
+    state: &mut ClusterState,
+    given: Given,
+    node: &str,
+    list: Digest,
+    code: &str,
+    paths: u64,
+) -> Result<OrderOutcome, Refusal> {
+    let Some(id) = state.id_of(node) else {
+        return Err(Refusal::new(
+            format!("there is no member called {node:?}"),
+            "see `syncd status` for the members' names",
+        ));
+    };
+    state.approvals.retain(|known| known.node != id || known.list != list);
+    while state.approvals.len() >= APPROVALS_MAX {
+        state.approvals.pop_front();
+    }
+    let Given { id: order, by, unix_ms } = given;
+    state.approvals.push_back(Approval { id: order, node: id, list, by, unix_ms });
+    Ok(OrderOutcome { sentence: format!("{paths} paths on {node} ({code}) are approved") })
+}
+
+fn withdraw(state: &mut ClusterState, node: &str, list: &Digest) -> OrderOutcome {
+    let id = state.id_of(node);
+    let before = state.approvals.len();
+    state.approvals.retain(|known| Some(known.node) != id || known.list != *list);
+    let was = state.approvals.len() < before;
+    OrderOutcome { sentence: format!("an approval was {}", if was { "taken back" } else { "not there" }) }
+}
+
+/// Whose content becomes the first generation. Only one of those that a person was shown, and that hold something.
+fn choose_seed(state: &mut ClusterState, node: &str) -> Result<OrderOutcome, Refusal> {
+    let see = "see `syncd status` for what each candidate holds";
+    let Seed::Conflict(contents) = &state.seed else {
+        return Err(Refusal::new("the first content need not be chosen", see));
+    };
+    if state.head.is_some() {
+        return Err(Refusal::new("the first generation is there already", see));
+    }
+    let chosen = state.id_of(node).filter(|id| contents.contains_key(id));
+    let Some(chosen) = chosen else {
+        return Err(Refusal::new(format!("{node} is none of the candidates that hold content"), see));
+    };
+    let mut others = contents.clone();
+    others.remove(&chosen);
+    state.outvoted = others;
+    state.seed = Seed::OneOf([chosen].into());
+    Ok(OrderOutcome { sentence: format!("the content of {node} becomes the first generation") })
 }
 
 /// A voter was made one that does not vote before its order came here.

@@ -241,7 +241,7 @@ impl Coordination for Service {
     async fn commit(&self, call: Call<proto::CommitRequest>) -> Served<proto::CommitReply> {
         let from = caller(&call)?;
         let command: Command = record::decode(Kind::Command, &call.into_inner().command).map_err(invalid)?;
-        let Command::Commit(commit) = &command else {
+        let (Command::Commit(commit) | Command::Approved { commit, .. }) = &command else {
             return Err(Status::invalid_argument("only a commit may be proposed by a peer"));
         };
         if commit.author != from {
@@ -288,11 +288,11 @@ impl Coordination for Service {
     async fn order(&self, call: Call<proto::OrderRequest>) -> Served<proto::OrderReply> {
         caller(&call)?;
         let command: Command = record::decode(Kind::Command, &call.into_inner().command).map_err(invalid)?;
-        let Command::Order { id, by, .. } = &command else {
+        let Command::Order { id, by, order, .. } = &command else {
             return Err(Status::invalid_argument("only an order may come this way"));
         };
         let id = *id;
-        if by.len() > NAME_BYTES_MAX {
+        if [by.as_str()].into_iter().chain(order.words()).any(|word| word.len() > NAME_BYTES_MAX) {
             return Err(Status::invalid_argument("the order's name is too long"));
         }
         let ordered = orders::lead(&self.0, id, command).await;

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use crate::cluster::obey::obey;
 use crate::cluster::types::{Command, FOUNDERS_MAX, FormationRecord, MEMBERS_MAX, Response, Timing};
 use crate::model::{
-    Appointment, ClusterState, Commit, CommitOutcome, CommitRefusal, Head, Member, NodeId, is_majority_of,
+    Appointment, ClusterState, Commit, CommitOutcome, CommitRefusal, Head, LetThrough, Member, NodeId,
+    is_majority_of,
 };
 
 /// Where an entry stands in the log.
@@ -44,7 +45,10 @@ pub(super) fn apply(
             state.switchover = None;
             Response::Appointed(index)
         }
-        Command::Commit(commit) => Response::Commit(take(state, commit)),
+        Command::Commit(commit) => Response::Commit(take(state, commit, None)),
+        Command::Approved { commit, lets_through } => {
+            Response::Commit(take(state, commit, Some(lets_through)))
+        }
         Command::Admit { name, address, role, incarnation } => {
             admit(state, index, Member { name, address, role, incarnation })
         }
@@ -135,7 +139,10 @@ pub(super) fn is_removed(state: &ClusterState, node: NodeId) -> bool {
     node > 0 && node <= FOUNDERS_MAX + state.applied_index && !state.members.contains_key(&node)
 }
 
-fn take(state: &mut ClusterState, commit: Commit) -> CommitOutcome {
+/// Generations that let an approved list through are remembered for the deletes of ten minutes.
+const LET_THROUGH_MAX: usize = 64;
+
+fn take(state: &mut ClusterState, commit: Commit, lets_through: Option<LetThrough>) -> CommitOutcome {
     let head = Head {
         generation: commit.generation,
         digest: commit.digest,
@@ -159,7 +166,19 @@ fn take(state: &mut ClusterState, commit: Commit) -> CommitOutcome {
         CommitRefusal::NoMajority
     } else if state.paused.is_some() {
         CommitRefusal::Paused
+    } else if lets_through.is_some_and(|known| {
+        known.generation != head.generation || state.approval(head.author, &known.list).is_none()
+    }) {
+        CommitRefusal::NotApproved
     } else {
+        if let Some(lets_through) = lets_through {
+            let author = head.author;
+            state.approvals.retain(|known| known.node != author || known.list != lets_through.list);
+            while state.let_through.len() >= LET_THROUGH_MAX {
+                state.let_through.pop_front();
+            }
+            state.let_through.push_back(lets_through);
+        }
         state.head = Some(head);
         return CommitOutcome::Committed;
     };
@@ -197,7 +216,7 @@ mod tests {
 
     use super::*;
     use crate::cluster::types::Founder;
-    use crate::model::{ClusterId, Digest, FirstContent, Role, Seed};
+    use crate::model::{ClusterId, Digest, FirstContent, Order, OrderId, Role, Seed};
 
     const LEASE: Duration = Duration::from_millis(1200);
 
@@ -306,6 +325,68 @@ mod tests {
         machine.state.as_mut().unwrap().members.remove(&3);
         let epoch = machine.state().epoch();
         assert_eq!(machine.commit(epoch, 1, 3, &[1, 2]), refused(CommitRefusal::OldEpoch), "no member");
+    }
+
+    #[test]
+    fn an_approval_lets_one_list_through_once() {
+        let mut machine = Machine::formed();
+        machine.appoint(0, 2);
+        let epoch = machine.state().epoch();
+        let list = Digest([1; 32]);
+        let approve = |machine: &mut Machine, id: u8, node: &str| {
+            let (node, code) = (node.to_owned(), "mass-delete".to_owned());
+            let order = Order::Approve { node, list, code, paths: 60 };
+            let by = "gw1".to_owned();
+            machine.apply(Command::Order { id: OrderId([id; 16]), by, unix_ms: 5, order })
+        };
+        let offer = |machine: &mut Machine, list| {
+            let parent = machine.state().generation();
+            let commit = Commit {
+                epoch,
+                parent,
+                generation: parent + 1,
+                digest: Digest([9; 32]),
+                author: 2,
+                committed_unix_ms: 5,
+                holders: [1, 2].into(),
+            };
+            let lets_through = LetThrough { generation: parent + 1, list };
+            machine.apply(Command::Approved { commit, lets_through })
+        };
+        let committed = Response::Commit(CommitOutcome::Committed);
+        let refused = Response::Commit(CommitOutcome::Refused(CommitRefusal::NotApproved));
+        assert_eq!(offer(&mut machine, list), refused, "nobody agreed");
+        assert!(matches!(approve(&mut machine, 1, "nobody"), Response::Order(Err(_))));
+        assert!(matches!(approve(&mut machine, 2, "gw3"), Response::Order(Ok(_))));
+        assert_eq!(offer(&mut machine, list), refused, "it is another node's list");
+        approve(&mut machine, 3, "gw2");
+        assert_eq!(offer(&mut machine, Digest([2; 32])), refused, "it is another list");
+        assert_eq!(offer(&mut machine, list), committed);
+        assert!(machine.state().was_approved(1) && !machine.state().was_approved(2));
+        assert_eq!(offer(&mut machine, list), refused, "once");
+        approve(&mut machine, 4, "gw2");
+        let withdraw = Order::Withdraw { node: "gw2".to_owned(), list };
+        let by = "gw1".to_owned();
+        machine.apply(Command::Order { id: OrderId([5; 16]), by, unix_ms: 5, order: withdraw });
+        assert_eq!(offer(&mut machine, list), refused, "taken back");
+    }
+
+    #[test]
+    fn a_person_chooses_among_those_that_hold_something() {
+        let mut machine = Machine { state: None, timing: None, index: 1 };
+        machine.apply(Command::Form(record([7, 8, 0])));
+        let seed = |machine: &mut Machine, id: u8, node: &str| {
+            let order = Order::Seed { node: node.to_owned() };
+            let by = "gw1".to_owned();
+            let answer = machine.apply(Command::Order { id: OrderId([id; 16]), by, unix_ms: 5, order });
+            matches!(answer, Response::Order(Ok(_)))
+        };
+        assert!(!seed(&mut machine, 1, "gw3"), "an empty folder never wins");
+        assert!(!seed(&mut machine, 2, "gw9"));
+        assert!(seed(&mut machine, 3, "gw2"));
+        assert_eq!(machine.state().seed, Seed::OneOf([2].into()));
+        assert_eq!(machine.state().outvoted.keys().copied().collect::<Vec<_>>(), [1]);
+        assert!(!seed(&mut machine, 4, "gw1"), "once");
     }
 
     #[test]

@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    ClusterId, Commit, CommitOutcome, Epoch, FirstContent, Member, NodeId, Order, OrderId, OrderOutcome,
-    Refusal, Role, Seed,
+    ClusterId, Commit, CommitOutcome, Epoch, FirstContent, LetThrough, Member, NodeId, Order, OrderId,
+    OrderOutcome, Refusal, Role, Seed,
 };
 
 openraft::declare_raft_types!(
@@ -187,6 +187,13 @@ pub enum Command {
         address: String,
         /// Its role.
         role: Role,
+    },
+    /// A generation that a majority holds, and that lets a list through which a person agreed to.
+    Approved {
+        /// The generation.
+        commit: Commit,
+        /// The list.
+        lets_through: LetThrough,
     },
 }
 

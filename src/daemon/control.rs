@@ -22,9 +22,11 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
+use crate::daemon::approving::{ApproveOrder, approve};
 use crate::daemon::http::read;
 use crate::daemon::redeploying::RedeployOrder;
 use crate::daemon::restoring::{QuarantineShown, RestoreOrder};
+use crate::daemon::status::QuarantineRow;
 use crate::daemon::switchover::{SwitchoverOrder, switchover};
 use crate::daemon::view::View;
 use crate::inspect::Question;
@@ -43,6 +45,7 @@ pub fn control(view: Arc<View>) -> Router {
         .route("/quarantine/{id}", read(shown))
         .route("/quarantine/{id}/content", read(kept_content))
         .route("/quarantine/{id}/published", read(published_content))
+        .route("/quarantine/{id}/drop", post(drop_kept))
         .route("/restore", post(restore))
         .route("/pause", post(pause))
         .route("/resume", post(resume))
@@ -50,6 +53,8 @@ pub fn control(view: Arc<View>) -> Router {
         .route("/switchover", post(switch))
         .route("/remove", post(remove))
         .route("/redeploy", post(redeploy))
+        .route("/approve", post(agree))
+        .route("/seed", post(seed))
         .with_state(view)
 }
 
@@ -164,6 +169,13 @@ async fn kept_content(State(view): State<Arc<View>>, Path(id): Path<String>) -> 
     view.kept_content(&id).await
 }
 
+async fn drop_kept(
+    State(view): State<Arc<View>>,
+    Path(id): Path<String>,
+) -> Result<Json<QuarantineRow>, ControlError> {
+    view.drop_kept(&id).await.map(Json)
+}
+
 async fn published_content(
     State(view): State<Arc<View>>,
     Path(id): Path<String>,
@@ -236,6 +248,19 @@ async fn switch(State(view): State<Arc<View>>, Json(order): Json<SwitchoverOrder
     let (steps, told) = mpsc::channel(8);
     tokio::spawn(switchover(view, order, steps));
     lines(told)
+}
+
+async fn agree(State(view): State<Arc<View>>, Json(order): Json<ApproveOrder>) -> Response {
+    let (steps, told) = mpsc::channel(8);
+    tokio::spawn(approve(view, order, steps));
+    lines(told)
+}
+
+async fn seed(
+    State(view): State<Arc<View>>,
+    Json(Named { name }): Json<Named>,
+) -> Result<Json<OrderOutcome>, ControlError> {
+    Ok(Json(view.cluster.order(Order::Seed { node: name }).await?))
 }
 
 /// Names a member, in an order about it.

@@ -14,6 +14,7 @@ pub mod summary;
 pub mod switchover;
 pub mod telemetry;
 
+pub mod approving;
 mod artifacts;
 mod collect;
 mod first;

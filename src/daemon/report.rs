@@ -76,7 +76,7 @@ pub fn report(inputs: &Inputs<'_>) -> NodeReport {
         version: Some(env!("CARGO_PKG_VERSION").to_owned()),
         drifted: Some(if manages { 0 } else { inputs.apply.drifted }),
         quarantined: Some(inputs.apply.quarantined),
-        held: Some(if manages { inputs.publish.held } else { 0 }),
+        held: Some(if manages { inputs.publish.held } else { inputs.apply.held() }),
         pending: Some(if manages { inputs.publish.pending } else { 0 }),
         holds: inputs.apply.holds,
         instance: inputs.instance.clone().map(|instance| Instance {
@@ -291,7 +291,8 @@ fn formation_problems(inputs: &Inputs<'_>) -> Vec<Problem> {
                 problems.push(problem(
                     "needs-seed",
                     format!("the candidates hold different content and none may win unasked: {}", named.join("; ")),
-                    "stop all daemons, make the folders equal or empty all but one, remove the data folders, start again"
+                    "`syncd approve --seed NODE` makes that node's content the first generation; what only the others have \
+                     goes to quarantine there"
                         .to_owned(),
                 ));
             } else if let Some(why) = &inputs.standing.waiting_for {

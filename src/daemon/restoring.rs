@@ -118,6 +118,25 @@ impl View {
         })
     }
 
+    /// Removes one version for good; what it was.
+    ///
+    /// # Errors
+    /// As [`View::show`], and when it can't be removed.
+    pub async fn drop_kept(&self, id: &str) -> Result<QuarantineRow, ControlError> {
+        let item = self.item(id).await?;
+        let (store, id) = (self.store.clone(), item.id.clone());
+        let dropped = tokio::task::spawn_blocking(move || store.quarantine_drop(&id)).await;
+        dropped.map_err(|error| ended(&error))?.map_err(|error| failed(&error))?;
+        let row = quarantine_row(item, &self.config.node.name);
+        tracing::warn!(
+            id = row.id,
+            root = row.root,
+            path = row.path,
+            "dropped from quarantine by a person's word"
+        );
+        Ok(row)
+    }
+
     /// The content of one version.
     ///
     /// # Errors

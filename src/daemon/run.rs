@@ -146,6 +146,7 @@ impl Daemon {
 
         let store = Store::open(&data_dir.join("store"), &data_dir.join("quarantine"))?;
         store.keep_history(usize::try_from(config.sync.history).unwrap_or(usize::MAX));
+        store.bound_quarantine(config.sync.quarantine_max);
         let metrics = Arc::new(Metrics::new()?);
         let identity = Identity::new();
         let peers = Peers::new(identity.clone(), tls.clone());
@@ -217,6 +218,11 @@ impl Daemon {
             Arc::clone(&metrics) as Arc<dyn publish::Observer>,
         );
         let meters = vec![inventory.meter(), store.meter().clone()];
+        let (theirs, own_lists) = (publishing.status.clone(), applying.status.clone());
+        let held = move || {
+            let published = theirs.borrow().lists.clone();
+            published.into_iter().chain(own_lists.borrow().lists.iter().cloned()).collect()
+        };
         let inspector = Inspector::new(inspect::Parts {
             name: config.node.name.clone(),
             inventory: inventory.clone(),
@@ -224,6 +230,7 @@ impl Daemon {
             state: cluster.state(),
             publishing: publishing.outlook.clone(),
             applying: applying.outlook.clone(),
+            held: Arc::new(held),
             peers: peers.clone(),
         });
         let told = Arc::default();

@@ -7,10 +7,10 @@ use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::inspect::content::{Giver, Mender};
 use crate::inspect::diff::Sight;
-use crate::inspect::told::{End, FromNode, Question, Told};
+use crate::inspect::told::{End, FromNode, ListRow, Question, Told};
 use crate::inspect::{peers, plan, verify};
 use crate::inventory::{InventoryHandle, Observed};
-use crate::model::{ClusterState, Forest, NodeId, Outlook, OutlookHandle};
+use crate::model::{ClusterState, Edit, Forest, HeldList, Intent, NodeId, Outlook, OutlookHandle, Stands};
 use crate::rpc::{Peers, SLOW, send_within};
 use crate::store::{Adopted, Store, StoreError};
 
@@ -35,6 +35,8 @@ pub struct Parts {
     pub publishing: OutlookHandle,
     /// What would be done to the files next.
     pub applying: OutlookHandle,
+    /// What is held until a person agrees.
+    pub held: Arc<dyn Fn() -> Vec<Arc<HeldList>> + Send + Sync>,
     /// The way to other nodes.
     pub peers: Peers,
 }
@@ -138,6 +140,7 @@ impl Inspector {
             Question::DiffAndExcluded => self.diff(true, told).await,
             Question::Verify => self.verify(told).await,
             Question::Plan => self.plan(told).await,
+            Question::Held => self.held(told).await,
         }
     }
 
@@ -263,6 +266,25 @@ impl Inspector {
         send(SLOW, told, plan::rows(intents)).await?;
         let generation = state.head.as_ref().map(|head| head.generation);
         Ok(End { generation, different, manager, ..End::default() })
+    }
+
+    async fn held(&self, told: &mpsc::Sender<Told>) -> Result<End, String> {
+        let mut different = 0;
+        for list in (self.parts.held)() {
+            different += list.edits.len() as u64;
+            let head = ListRow {
+                code: list.code.to_owned(),
+                digest: list.digest.to_string(),
+                says: list.says.clone(),
+                paths: list.edits.len() as u64,
+            };
+            send(SLOW, told, vec![Told::List(head)]).await?;
+            let intent = |edit: &Edit| Intent { edit: edit.clone(), stands: Stands::Held(list.code) };
+            send(SLOW, told, plan::rows(list.edits.iter().map(intent).collect())).await?;
+        }
+        let state = self.parts.state.borrow().clone();
+        let generation = state.and_then(|state| Some(state.head.as_ref()?.generation));
+        Ok(End { generation, different, ..End::default() })
     }
 
     async fn outlook_of(&self, task: &OutlookHandle) -> Result<Outlook, String> {

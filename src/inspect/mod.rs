@@ -18,5 +18,6 @@ mod verify;
 
 pub use inspector::{Inspector, Parts};
 pub use told::{
-    Action, Damage, Difference, End, FromNode, IntentRow, Kind, Progress, Question, Side, Standing, Told, Why,
+    Action, Damage, Difference, End, FromNode, IntentRow, Kind, ListRow, Progress, Question, Side, Standing,
+    Told, Why,
 };

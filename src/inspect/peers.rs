@@ -27,12 +27,13 @@ fn number(question: Question) -> u32 {
         Question::DiffAndExcluded => 2,
         Question::Verify => 3,
         Question::Plan => 4,
+        Question::Held => 5,
     }
 }
 
 /// The question of a request; none when this version does not know it.
 pub(super) fn question(request: &InspectRequest) -> Option<Question> {
-    let all = [Question::Diff, Question::DiffAndExcluded, Question::Verify, Question::Plan];
+    let all = [Question::Diff, Question::DiffAndExcluded, Question::Verify, Question::Plan, Question::Held];
     all.into_iter().find(|question| number(*question) == request.question)
 }
 

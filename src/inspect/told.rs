@@ -16,6 +16,8 @@ pub enum Question {
     Verify,
     /// What comes next?
     Plan,
+    /// What do you hold back until a person agrees?
+    Held,
 }
 
 /// One line of an answer. The last one is [`Told::End`].
@@ -28,8 +30,10 @@ pub enum Told {
     Difference(Difference),
     /// A content of the store that was not what it should be.
     Damage(Damage),
-    /// A change that comes next.
+    /// A change that comes next, or one of the list that was told last.
     Intent(IntentRow),
+    /// A list that waits for a person; its changes follow.
+    List(ListRow),
     /// What it amounts to.
     End(End),
 }
@@ -197,6 +201,19 @@ pub struct IntentRow {
     pub from: Option<Side>,
     /// What is there afterwards.
     pub to: Option<Side>,
+}
+
+/// A list that waits for a person.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListRow {
+    /// The code of the problem that tells of it.
+    pub code: String,
+    /// Its digest, 64 hexadecimal digits: what is approved is the list with this digest.
+    pub digest: String,
+    /// What comes of it when it is let through, in a sentence.
+    pub says: String,
+    /// How many paths it has, also those that were too many to be listed.
+    pub paths: u64,
 }
 
 /// What is done to a place.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Digest, Epoch, OrderId, OrderOutcome, Place, Refusal};
+use crate::model::{Approval, Digest, Epoch, LetThrough, OrderId, OrderOutcome, Place, Refusal};
 
 /// A node's internal id. Never used again, also not for the same host.
 pub type NodeId = u64;
@@ -190,6 +190,12 @@ pub struct ClusterState {
     pub redeploys: VecDeque<Redeploy>,
     /// The clusters that this one succeeded; empty unless it was recovered from a lost majority.
     pub lineage: Lineage,
+    /// What people agreed to and was not let through yet, the oldest first; a bounded number.
+    pub approvals: VecDeque<Approval>,
+    /// The newest generations that let an approved list through, the oldest first; a bounded number.
+    pub let_through: VecDeque<LetThrough>,
+    /// What was shown of each founder when a person chose the first content: it may go to quarantine there.
+    pub outvoted: BTreeMap<NodeId, FirstContent>,
 }
 
 /// What a recovered cluster knows of those before it.
@@ -235,7 +241,22 @@ impl ClusterState {
             orders: VecDeque::new(),
             redeploys: VecDeque::new(),
             lineage: Lineage::default(),
+            approvals: VecDeque::new(),
+            let_through: VecDeque::new(),
+            outvoted: BTreeMap::new(),
         }
+    }
+
+    /// The approval of the list with this digest on `node`; none when nobody agreed to it, or it was let through.
+    #[must_use]
+    pub fn approval(&self, node: NodeId, list: &Digest) -> Option<&Approval> {
+        self.approvals.iter().find(|approval| approval.node == node && approval.list == *list)
+    }
+
+    /// Whether a person agreed to all that the generation changed.
+    #[must_use]
+    pub fn was_approved(&self, generation: u64) -> bool {
+        self.let_through.iter().any(|known| known.generation == generation)
     }
 
     /// What became of an order, if it is among the newest.

@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::model::{
-    BootTime, ClusterId, ClusterState, Digest, Epoch, NodeId, Order, OrderError, OrderOutcome, Problem,
+    BootTime, ClusterId, ClusterState, Digest, Epoch, LetThrough, NodeId, Order, OrderError, OrderOutcome,
+    Problem,
 };
 
 /// A generation that is held by a majority, offered to the log.
@@ -58,6 +59,9 @@ pub enum CommitRefusal {
     /// The cluster is paused.
     #[error("the cluster is paused")]
     Paused,
+    /// It lets a list through that nobody agreed to, or that was let through already.
+    #[error("nobody agreed to the list that it lets through, or that happened already")]
+    NotApproved,
 }
 
 /// A commit whose outcome is not known. It may be in the log or come into it: read before anything is built on its parent.
@@ -142,6 +146,14 @@ pub trait Coordinator: Send + Sync + 'static {
     /// # Cancel safety
     /// Dropping the future leaves the outcome unknown.
     fn commit(&self, commit: Commit) -> BoxFuture<'_, Result<CommitOutcome, UnknownOutcome>>;
+
+    /// As [`Coordinator::commit`], for a generation that lets an approved list through: the log takes each approval
+    /// once.
+    fn commit_approved(
+        &self,
+        commit: Commit,
+        lets_through: LetThrough,
+    ) -> BoxFuture<'_, Result<CommitOutcome, UnknownOutcome>>;
 
     /// Reads the newest state by a quorum round made after the call and waits until this node applied it; none when
     /// no leader answered in time.

@@ -11,6 +11,7 @@ mod coordination;
 mod forest;
 mod generation;
 mod hash;
+mod held;
 mod listing;
 mod manifest;
 mod order;
@@ -32,8 +33,9 @@ pub use coordination::{
 pub use forest::{Edit, Forest, Place, RootName};
 pub use generation::{Change, Epoch, FileTime, Generation, Proposal};
 pub use hash::{ContentHash, Digest};
+pub use held::{HeldList, Withheld};
 pub use manifest::{Difference, Entry, Manifest, ManifestError};
-pub use order::{Order, OrderError, OrderId, OrderOutcome, Refusal};
+pub use order::{Approval, LetThrough, Order, OrderError, OrderId, OrderOutcome, Refusal};
 pub use outlook::{Intent, Outlook, OutlookAsked, OutlookHandle, Stands};
 pub use path::{ArtifactPath, NAME_BYTES_MAX, PATH_BYTES_MAX, PATH_DEPTH_MAX, PathError};
 pub use progress::{Meter, Metered, Progress};

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::Place;
+use crate::model::{Digest, NodeId, Place};
 
 /// An order to the cluster, carried by the log so that every node obeys at the same place in its history.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +26,70 @@ pub enum Order {
         /// Which ones.
         places: Vec<Place>,
     },
+    /// What a node holds back may go on: exactly the list that the person saw, once.
+    Approve {
+        /// The node that holds it, by name.
+        node: String,
+        /// The list's digest.
+        list: Digest,
+        /// The code of the problem that tells of it.
+        code: String,
+        /// How many paths it has.
+        paths: u64,
+    },
+    /// Takes an approval back that did not let anything through.
+    Withdraw {
+        /// The node that holds the list, by name.
+        node: String,
+        /// The list's digest.
+        list: Digest,
+    },
+    /// The content of this candidate becomes the first generation.
+    Seed {
+        /// Its name.
+        node: String,
+    },
+}
+
+impl Order {
+    /// The names and words in it, for whoever bounds what a peer sends.
+    pub fn words(&self) -> impl Iterator<Item = &str> {
+        let (one, other) = match self {
+            Self::Pause | Self::Resume | Self::Switchover { to: None } | Self::Redeploy { .. } => {
+                (None, None)
+            }
+            Self::Switchover { to: Some(name) }
+            | Self::Remove { name }
+            | Self::Withdraw { node: name, .. }
+            | Self::Seed { node: name } => (Some(name), None),
+            Self::Approve { node, code, .. } => (Some(node), Some(code)),
+        };
+        one.into_iter().chain(other).map(String::as_str)
+    }
+}
+
+/// What a person agreed to, as the log keeps it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Approval {
+    /// The order that it came with.
+    pub id: OrderId,
+    /// The node that holds the list.
+    pub node: NodeId,
+    /// The list's digest.
+    pub list: Digest,
+    /// The node on which it was ordered.
+    pub by: String,
+    /// By that node's clock, in milliseconds since 1970.
+    pub unix_ms: i64,
+}
+
+/// A generation that let an approved list through, and nothing else: its deletes do not count as a mass delete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LetThrough {
+    /// Its number.
+    pub generation: u64,
+    /// The list's digest.
+    pub list: Digest,
 }
 
 /// Tells an order from every other; drawn by whoever takes it from a person. An order that is repeated because its

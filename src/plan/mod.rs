@@ -18,4 +18,4 @@ pub use matcher::{Matcher, PatternError};
 pub use mtime::mtime_for;
 pub use order::{order, standard_folder};
 pub use well_formed::{Malformed, XML_BYTES_MAX, well_formed};
-pub use window::DeleteWindow;
+pub use window::{DELETE_WINDOW, DeleteWindow};

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// Deletes are counted over this long.
-const WINDOW: Duration = Duration::from_secs(600);
+pub const DELETE_WINDOW: Duration = Duration::from_secs(600);
 
 /// Deletes committed within the window. The clock is handed in.
 #[derive(Debug, Default)]
@@ -27,7 +27,7 @@ impl DeleteWindow {
 
     /// So many artifacts were deleted by a commit `ago`.
     pub fn note(&mut self, now: Instant, ago: Duration, deletes: u64) {
-        if deletes > 0 && ago < WINDOW {
+        if deletes > 0 && ago < DELETE_WINDOW {
             self.0.push_back((now.checked_sub(ago).unwrap_or(now), deletes));
         }
     }
@@ -35,14 +35,8 @@ impl DeleteWindow {
     /// How many more may be deleted now.
     #[must_use]
     pub fn left(&mut self, now: Instant, max: u64) -> u64 {
-        self.0.retain(|(at, _)| *at + WINDOW > now);
+        self.0.retain(|(at, _)| *at + DELETE_WINDOW > now);
         max.saturating_sub(self.0.iter().map(|(_, deletes)| deletes).sum())
-    }
-
-    /// When the oldest noted deletes are forgotten.
-    #[must_use]
-    pub fn eases(&self) -> Option<Instant> {
-        self.0.iter().map(|(at, _)| *at + WINDOW).min()
     }
 }
 
@@ -66,7 +60,6 @@ mod tests {
         window.note(now, Duration::from_secs(601), 99);
         window.note(now, Duration::ZERO, 15);
         assert_eq!(window.left(now, 50), 5);
-        assert_eq!(window.eases(), Some(now + Duration::from_secs(10)));
         assert_eq!(window.left(now + Duration::from_secs(10), 50), 35);
         assert_eq!(window.left(now + Duration::from_secs(599), 10), 0);
         assert_eq!(window.left(now + Duration::from_secs(600), 50), 50);

@@ -4,7 +4,8 @@
 //! a deleted path it waits for `gather` of quiet in its root, a deleted path also for `delete_grace`, so that a publish
 //! of several files, or an update by delete and create, goes out as one. At `settle_max` a set goes out as it stands,
 //! without what is being written, deletes younger than their grace, and what is new beside those.
-//! Never decides that a vanished root is an empty one, and holds deletes beyond a budget.
+//! Never decides that a vanished root is an empty one, and holds deletes beyond a budget, or of a whole folder, until a
+//! person agrees or the files come back.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -12,8 +13,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::inventory::Touched;
-use crate::model::{Edit, Entry, Forest, Intent, Place, RootName, Stands};
+use crate::model::{Edit, Entry, Forest, Intent, Place, RootName, Stands, Withheld};
+use crate::plan::DELETE_WINDOW;
 use crate::publish::fit::fit;
+use crate::publish::guard;
+use crate::publish::guard::deletes_artifact;
 use crate::publish::malformed::Malformations;
 use crate::wire::check_link;
 
@@ -48,7 +52,7 @@ pub(super) struct Scene<'a> {
     /// Roots from which nothing may go out now.
     pub(super) shut: &'a BTreeSet<RootName>,
     /// Places that somebody else holds back.
-    pub(super) withheld: &'a BTreeSet<Place>,
+    pub(super) withheld: &'a Withheld,
     /// Contents that are held because they are malformed; none when such files are not held.
     pub(super) malformed: Option<&'a Malformations>,
     /// Whether nothing is known of a place, because it can't be read.
@@ -102,9 +106,12 @@ pub(super) struct Gather {
     stirred: BTreeMap<RootName, Instant>,
     emptied: BTreeSet<RootName>,
     unsafe_links: BTreeSet<Place>,
-    held: BTreeSet<Place>,
-    held_deletes: u64,
-    withheld: Vec<Edit>,
+    /// What is held until a person agrees or the files come back, and since when it counts as deleted.
+    held: BTreeMap<Place, Instant>,
+    /// Protected places that vanished.
+    vanished: BTreeSet<Place>,
+    /// What somebody else holds back, and whether a person may agree to it.
+    withheld: Vec<(Edit, bool)>,
     malformed: Vec<Edit>,
 }
 
@@ -117,11 +124,16 @@ impl Gather {
             stirred: BTreeMap::new(),
             emptied: BTreeSet::new(),
             unsafe_links: BTreeSet::new(),
-            held: BTreeSet::new(),
-            held_deletes: 0,
+            held: BTreeMap::new(),
+            vanished: BTreeSet::new(),
             withheld: Vec::new(),
             malformed: Vec::new(),
         }
+    }
+
+    /// Goes on holding what an earlier process held, as if it had been deleted now.
+    pub(super) fn go_on_holding(&mut self, held: BTreeSet<Place>, now: Instant) {
+        self.held.extend(held.into_iter().map(|place| (place, now)));
     }
 
     /// Takes in what is to be seen now.
@@ -145,8 +157,9 @@ impl Gather {
             if is_shut(&edit.place.root) || (scene.unreadable)(&edit.place) {
                 continue;
             }
-            if scene.withheld.contains(&edit.place) {
-                self.withheld.push(edit);
+            if scene.withheld.has(&edit.place) {
+                let may_be_approved = scene.withheld.changed.contains(&edit.place);
+                self.withheld.push((edit, may_be_approved));
                 continue;
             }
             if scene.malformed.is_some_and(|malformed| malformed.brings(&edit)) {
@@ -167,13 +180,19 @@ impl Gather {
             let known = self.pending.remove(&edit.place).filter(|known| known.edit.old == edit.old);
             pending.insert(edit.place.clone(), noticed(known, edit, touched, now));
         }
-        for place in stays {
+        for place in &stays {
             let mut above = place.path.parent();
             while let Some(path) = above {
                 above = path.parent();
                 pending.remove(&Place { root: place.root.clone(), path });
             }
         }
+        self.vanished = stays.into_iter().collect();
+        // Held until it is let through, or comes back; what can't be seen now may be either.
+        self.held.retain(|place, _| match pending.get(place) {
+            Some(pending) => pending.edit.old.is_none() || pending.edit.new.is_none(),
+            None => is_shut(&place.root) || (scene.unreadable)(place),
+        });
         self.pending = pending;
         self.busy = scene
             .busy
@@ -191,7 +210,7 @@ impl Gather {
 
     /// What to do now, when so many more artifacts may be deleted.
     pub(super) fn decide(&mut self, head: &Forest, now: Instant, deletes_left: u64) -> Decision {
-        self.hold(now, deletes_left);
+        self.hold(head, now, deletes_left);
         let roots: BTreeSet<&RootName> =
             self.pending.keys().chain(self.busy.keys()).map(|place| &place.root).collect();
         let mut wake = Wake::default();
@@ -224,7 +243,7 @@ impl Gather {
         for (place, pending) in self.pending.iter().filter(|(place, _)| in_root(place)) {
             match pending.not_before.filter(|until| *until > now) {
                 Some(until) => wake.at(until),
-                None if self.held.contains(place) || self.busy.contains_key(place) => {}
+                None if self.held.contains_key(place) || self.busy.contains_key(place) => {}
                 None => set.push((place, pending)),
             }
         }
@@ -262,31 +281,52 @@ impl Gather {
         set.into_iter().map(|(place, _)| place).collect()
     }
 
-    /// Holds the deletes that are due if they are more than may be, and what is new where they were: a big move.
-    fn hold(&mut self, now: Instant, deletes_left: u64) {
-        self.held.clear();
-        self.held_deletes = 0;
+    /// Holds the deletes that are due if they are more than may be, or empty a folder, and what is new where they were:
+    /// a big move.
+    fn hold(&mut self, head: &Forest, now: Instant, deletes_left: u64) {
         let is_due = |p: &Pending| p.gone.is_some_and(|gone| gone + self.timing.delete_grace <= now);
-        let due: Vec<&Pending> = self.pending.values().filter(|p| is_due(p)).collect();
-        let artifacts =
-            due.iter().filter(|p| p.edit.old.as_ref().is_some_and(|old| !old.is_folder())).count() as u64;
-        let (Some(from), Some(to)) = (due.iter().map(|p| p.first).min(), due.iter().map(|p| p.first).max())
+        let due: Vec<&Pending> =
+            self.pending.values().filter(|p| is_due(p) && !self.held.contains_key(&p.edit.place)).collect();
+        let lately =
+            self.held.iter().filter(|(_, since)| **since + DELETE_WINDOW > now).map(|(place, _)| place);
+        let lately = lately.filter_map(|place| self.pending.get(place)).filter(|p| deletes_artifact(&p.edit));
+        let artifacts = due.iter().filter(|p| deletes_artifact(&p.edit)).count() + lately.count();
+        let emptied = guard::emptied(head, self.pending.values().map(|p| &p.edit), &self.vanished);
+        let too_many = artifacts as u64 > deletes_left;
+        let is_emptied = |place: &Place| {
+            emptied.contains(place) || guard::above(place).any(|folder| emptied.contains(&folder))
+        };
+        let more: Vec<(Place, Instant)> = due
+            .iter()
+            .filter(|p| too_many || is_emptied(&p.edit.place))
+            .map(|p| (p.edit.place.clone(), p.first))
+            .collect();
+        self.held.extend(more);
+        self.hold_what_came_with_them();
+    }
+
+    /// What is new where held deletes were, at about the same time.
+    fn hold_what_came_with_them(&mut self) {
+        let deletes = || {
+            self.held
+                .iter()
+                .filter(|(place, _)| self.pending.get(place).is_some_and(|p| p.edit.new.is_none()))
+        };
+        let (Some(from), Some(to)) =
+            (deletes().map(|(_, since)| *since).min(), deletes().map(|(_, since)| *since).max())
         else {
             return;
         };
-        if artifacts <= deletes_left {
-            return;
-        }
         let parent = |place: &Place| (place.root.clone(), place.path.parent());
-        let folders: BTreeSet<_> = due.iter().map(|p| parent(&p.edit.place)).collect();
-        let roots: BTreeSet<RootName> = due.iter().map(|p| p.edit.place.root.clone()).collect();
-        let mut held: BTreeSet<Place> = due.iter().map(|p| p.edit.place.clone()).collect();
+        let folders: BTreeSet<_> = deletes().map(|(place, _)| parent(place)).collect();
+        let roots: BTreeSet<RootName> = deletes().map(|(place, _)| place.root.clone()).collect();
         let with_them = |p: &Pending| {
             p.edit.old.is_none()
                 && roots.contains(&p.edit.place.root)
                 && p.first + self.timing.settle_max >= from
                 && p.first <= to + self.timing.settle_max
         };
+        let mut held = Vec::new();
         let mut new_folders: BTreeSet<&Place> = BTreeSet::new();
         for (place, p) in self.pending.iter().filter(|(_, p)| with_them(p)) {
             let above = place.path.parent().map(|path| Place { root: place.root.clone(), path });
@@ -296,10 +336,10 @@ impl Gather {
                 new_folders.insert(place);
             }
             if is_folder || in_new || folders.contains(&parent(place)) {
-                held.insert(place.clone());
+                held.push((place.clone(), p.first));
             }
         }
-        (self.held, self.held_deletes) = (held, artifacts);
+        self.held.extend(held);
     }
 
     /// This place could not be read: it is left alone for a while, longer each time.
@@ -313,12 +353,29 @@ impl Gather {
 
     /// How many changes wait to go out, those that are held left out.
     pub(super) fn pending(&self) -> u64 {
-        (self.pending.len() - self.held.len()) as u64
+        (self.pending.len() - self.held_edits().len()) as u64
     }
 
-    /// How many changes are held, and how many of them delete an artifact.
+    /// How many changes are held, and how many of those held here delete an artifact.
     pub(super) fn held(&self) -> (u64, u64) {
-        ((self.held.len() + self.withheld.len() + self.malformed.len()) as u64, self.held_deletes)
+        let deletes = self.held_edits().iter().filter(|edit| deletes_artifact(edit)).count();
+        ((self.held.len() + self.withheld.len() + self.malformed.len()) as u64, deletes as u64)
+    }
+
+    /// Everything held here that can be seen now.
+    pub(super) fn held_edits(&self) -> Vec<Edit> {
+        let pending = self.held.keys().filter_map(|place| self.pending.get(place));
+        pending.map(|pending| pending.edit.clone()).collect()
+    }
+
+    /// The places held here.
+    pub(super) fn held_places(&self) -> BTreeSet<Place> {
+        self.held.keys().cloned().collect()
+    }
+
+    /// What somebody else holds back until a person agrees.
+    pub(super) fn withheld_edits(&self) -> Vec<Edit> {
+        self.withheld.iter().filter(|(_, may)| *may).map(|(edit, _)| edit.clone()).collect()
     }
 
     /// Everything that is pending, and what keeps it from going out, after `decision` was made at `now`.
@@ -328,7 +385,7 @@ impl Gather {
         let stands = |place: &Place, pending: &Pending| {
             if going(place) {
                 Stands::Due
-            } else if self.held.contains(place) {
+            } else if self.held.contains_key(place) {
                 Stands::Held("mass-delete")
             } else if self.busy.contains_key(place) {
                 Stands::Waits("it is still being written")
@@ -342,11 +399,15 @@ impl Gather {
             .pending
             .iter()
             .map(|(place, pending)| Intent { edit: pending.edit.clone(), stands: stands(place, pending) });
-        let held = |edits: &[Edit], code| -> Vec<Intent> {
-            edits.iter().map(|edit| Intent { edit: edit.clone(), stands: Stands::Held(code) }).collect()
-        };
-        let withheld = held(&self.withheld, "held-changes");
-        pending.chain(withheld).chain(held(&self.malformed, "malformed-xml")).collect()
+        let withheld = self
+            .withheld
+            .iter()
+            .map(|(edit, _)| Intent { edit: edit.clone(), stands: Stands::Held("held-changes") });
+        let malformed = self
+            .malformed
+            .iter()
+            .map(|edit| Intent { edit: edit.clone(), stands: Stands::Held("malformed-xml") });
+        pending.chain(withheld).chain(malformed).collect()
     }
 
     /// Roots that hold no artifact any more although the head has some there.

@@ -9,6 +9,7 @@
 mod batch;
 mod error;
 mod fit;
+mod guard;
 mod malformed;
 mod own_rules;
 mod prepare;

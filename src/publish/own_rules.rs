@@ -3,12 +3,14 @@
 //! Those that touch none go out by themselves. Any other would take paths in or release some: that is held, so that a
 //! change of rules never becomes a delete. Held too is what might take in files that only other nodes have.
 
+use std::collections::btree_map::Entry::{Occupied, Vacant};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::model::{ArtifactPath, Forest, Place, RootName, Rules};
+use crate::model::{ArtifactPath, Edit, Entry, Forest, Place, RootName, Rules};
 use crate::plan::{Matcher, PatternError};
-use crate::tree::{Kind, Root, TreeError};
+use crate::tree::{Kind, Observation, Root, TreeError, observe};
+use crate::wire::check_link;
 
 /// What is covered by the rules of one side; a root that they do not name is covered nowhere.
 struct Cover(Option<Matcher>);
@@ -92,6 +94,38 @@ pub(super) fn touched(
     Ok(touched)
 }
 
+/// What `own` would change at the places that it touches: what the manifest has there leaves it, the files stay; what
+/// lies there comes into it. Reads files.
+pub(super) fn changes(
+    own: &Rules,
+    touched: &BTreeSet<Place>,
+    forest: &Forest,
+    roots: &BTreeMap<RootName, Arc<Root>>,
+) -> Result<Vec<Edit>, PatternError> {
+    let mut covers: BTreeMap<&RootName, Cover> = BTreeMap::new();
+    let mut edits = Vec::new();
+    for place in touched {
+        let cover = match covers.entry(&place.root) {
+            Occupied(known) => known.into_mut(),
+            Vacant(new) => new.insert(Cover::new(own, &place.root)?),
+        };
+        let old = forest.get(place).cloned();
+        let there = roots.get(&place.root).map(|root| observe(root, &place.path, None));
+        let new = match there {
+            Some(Observation::There(seen)) if cover.has(&place.path, seen.entry.is_folder()) => {
+                Some(seen.entry)
+            }
+            _ => None,
+        };
+        let leads_out =
+            matches!(&new, Some(Entry::Link { target }) if check_link(&place.path, target).is_err());
+        if old != new && !leads_out {
+            edits.push(Edit { place: place.clone(), old, new });
+        }
+    }
+    Ok(edits)
+}
+
 fn unreadable(error: &TreeError, path: Option<ArtifactPath>) -> Option<ArtifactPath> {
     path.filter(|_| !error.is_absent())
 }
@@ -99,7 +133,7 @@ fn unreadable(error: &TreeError, path: Option<ArtifactPath>) -> Option<ArtifactP
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Entry, Manifest, RootRules};
+    use crate::model::{Manifest, RootRules};
 
     fn rules(exclude: &[&str]) -> RootRules {
         RootRules { exclude: exclude.iter().map(|text| (*text).to_owned()).collect(), ..RootRules::default() }

@@ -1,8 +1,9 @@
 //! What others see of publishing.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::model::Problem;
+use crate::model::{HeldList, Problem};
 
 /// How publishing stands on this node.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -11,6 +12,8 @@ pub struct PublishStatus {
     pub pending: u64,
     /// Changes that are held back.
     pub held: u64,
+    /// Those that a person may let through, list by list.
+    pub lists: Vec<Arc<HeldList>>,
     /// What keeps changes from going out.
     pub problems: Vec<Problem>,
     /// The last generation that was committed by this process.

@@ -13,8 +13,8 @@ use tokio_util::sync::CancellationToken;
 use crate::crash;
 use crate::inventory::{InventoryHandle, Observed};
 use crate::model::{
-    ClusterState, Commit, CommitOutcome, Coordinator, Digest, Epoch, NodeId, OutlookAsked, OutlookHandle,
-    Place, Problem, RootName, Rules, Seed, Severity, unix_ms,
+    ClusterState, Commit, CommitOutcome, Coordinator, Digest, Epoch, HeldList, LetThrough, NodeId,
+    OutlookAsked, OutlookHandle, Place, Problem, RootName, Rules, Seed, Severity, Withheld, unix_ms,
 };
 use crate::plan::{DeleteWindow, Matcher, PatternError};
 use crate::publish::batch::{Batch, Decision, Gather, Scene};
@@ -22,7 +22,9 @@ use crate::publish::malformed::Malformations;
 use crate::publish::prepare::{Draft, LeftOut, Prepared, base_forest, prepare};
 use crate::publish::shut::{open_roots, shut_roots};
 use crate::publish::stage::{Stages, no_majority};
-use crate::publish::{LastPublish, Observer, PublishError, PublishStatus, Timing, Validate, own_rules};
+use crate::publish::task::held::MASS_DELETE;
+use crate::publish::task::rules::OwnRules;
+use crate::publish::{LastPublish, Observer, PublishError, PublishStatus, Timing, Validate};
 use crate::rpc::{Peers, Upload};
 use crate::store::{Adopted, Store};
 
@@ -35,10 +37,8 @@ const APPLIED_WITHIN: Duration = Duration::from_secs(5);
 const READ_AGAIN: Duration = Duration::from_millis(2);
 /// After a publish failed on this node.
 const AGAIN: Duration = Duration::from_secs(1);
-/// How often rules that would touch paths are compared with the folder anew.
-const RULES_EVERY: Duration = Duration::from_secs(30);
-/// How many paths are named one by one.
-const NAMED_MAX: usize = 10;
+/// What is held is noted on disk this often at most: it may grow by the second.
+const NOTE_EVERY: Duration = Duration::from_secs(1);
 
 /// What publishing is told at the start.
 #[derive(Clone, Debug)]
@@ -81,7 +81,7 @@ pub struct PublishTask {
     heads: watch::Receiver<Option<(u64, Digest)>>,
     store: Store,
     active: watch::Receiver<Option<Epoch>>,
-    withheld: watch::Receiver<Arc<BTreeSet<Place>>>,
+    withheld: watch::Receiver<Arc<Withheld>>,
     observer: Arc<dyn Observer>,
     status: watch::Sender<PublishStatus>,
     in_flight: watch::Sender<bool>,
@@ -96,17 +96,13 @@ pub struct PublishTask {
     counted: Option<u64>,
     matchers: (Rules, BTreeMap<RootName, Matcher>),
     own: OwnRules,
+    /// What a person may let through.
+    lists: Vec<Arc<HeldList>>,
+    /// What is noted as held, and when that was written.
+    noted: (BTreeSet<Place>, Option<Instant>),
     /// What went wrong in the last attempt; until when nothing is tried.
     failed: Option<(Problem, Instant)>,
     last: Option<LastPublish>,
-}
-
-/// What is known of the rules of this node's own file where they differ from the head's.
-#[derive(Default)]
-struct OwnRules {
-    /// The head's rules that they were compared with, and when.
-    compared: Option<(Rules, Instant)>,
-    touched: BTreeSet<Place>,
 }
 
 /// The right to publish, and what from.
@@ -144,7 +140,7 @@ pub fn new(
     store: Store,
     peers: Peers,
     active: watch::Receiver<Option<Epoch>>,
-    withheld: watch::Receiver<Arc<BTreeSet<Place>>>,
+    withheld: watch::Receiver<Arc<Withheld>>,
     observer: Arc<dyn Observer>,
 ) -> (PublishHandle, PublishTask) {
     config.rules.roots.sort_by(|(a, _), (b, _)| a.cmp(b));
@@ -173,6 +169,8 @@ pub fn new(
         counted: None,
         matchers: Default::default(),
         own: OwnRules::default(),
+        lists: Vec::new(),
+        noted: Default::default(),
         failed: None,
         last: None,
     };
@@ -229,18 +227,20 @@ impl PublishTask {
             Standing::In(office) => office,
         };
         if self.epoch != Some(office.epoch) {
-            self.enter(office.epoch);
+            self.enter(office.epoch)?;
         }
         self.count_deletes(office.parent.as_ref().map_or(0, |parent| parent.generation.number)).await?;
         let observed = Arc::clone(&self.observed.borrow_and_update());
         if !observed.complete {
             return Ok(None);
         }
-        let (decision, notes) = match self.decide(&office, &observed).await {
+        let ((decision, own), notes) = match self.decide(&office, &observed).await {
             Ok(decided) => decided,
             Err(error) => return self.after_failure(error).map(Some),
         };
-        let (batch, rules) = match decision {
+        let note_again = self.note_held().await?;
+        let approved = self.approved(&office);
+        let (batch, rules) = match (decision, own) {
             _ if office.paused => {
                 self.tell(notes);
                 return Ok(Some(Instant::now() + AGAIN));
@@ -249,22 +249,23 @@ impl PublishTask {
                 self.tell(notes);
                 return Ok(self.failed.as_ref().map(|(_, until)| *until));
             }
+            _ if let Some(list) = &approved => self.batch_of(list),
             // Alone: what was observed was observed under the former rules.
             (_, Some(rules)) => (Batch { edits: BTreeMap::new(), seen: Instant::now() }, Some(rules)),
             (Decision::Go(batch), None) => (batch, None),
             (Decision::Wait(at), None) => {
                 self.tell(notes);
-                return Ok(Some(self.window.eases().map_or(at, |eases| eases.min(at))));
+                return Ok([Some(at), note_again].into_iter().flatten().min());
             }
             (Decision::Idle, None) => {
                 self.tell(notes);
-                let compares = self.own.compared.as_ref().map(|(_, at)| *at + RULES_EVERY);
-                return Ok([self.window.eases(), compares].into_iter().flatten().min());
+                return Ok([self.own.compare_again(), note_again].into_iter().flatten().min());
             }
         };
         self.tell(notes.clone());
         self.in_flight.send_replace(true);
-        let published = self.publish(&office, &observed, batch, rules, &notes).await;
+        let list = approved.map(|list| list.digest);
+        let published = self.publish(&office, &observed, batch, rules, list, &notes).await;
         self.in_flight.send_replace(false);
         match published {
             Ok(wait) => {
@@ -297,13 +298,34 @@ impl PublishTask {
     }
 
     /// Begins an epoch: forgets what was pending in another one.
-    fn enter(&mut self, epoch: Epoch) {
+    fn enter(&mut self, epoch: Epoch) -> Result<(), PublishError> {
+        // What an earlier process held in this folder is held still, as far as it differs still.
+        let held = self.store.held(MASS_DELETE)?;
         self.epoch = Some(epoch);
         self.gather = Gather::new(self.config.timing);
         self.malformed = Malformations::default();
+        self.gather.go_on_holding(held.clone(), Instant::now());
+        self.noted = (held, None);
         self.own = OwnRules::default();
+        self.lists.clear();
         self.failed = None;
         self.counted = None;
+        Ok(())
+    }
+
+    /// Notes on disk what is held, so that it stays so over a restart. Says when to come again, if that is too early.
+    async fn note_held(&mut self) -> Result<Option<Instant>, PublishError> {
+        let (now, held) = (Instant::now(), self.gather.held_places());
+        if held == self.noted.0 {
+            return Ok(None);
+        }
+        if let Some(due) = self.noted.1.map(|at| at + NOTE_EVERY).filter(|due| *due > now) {
+            return Ok(Some(due));
+        }
+        let (store, noted) = (self.store.clone(), held.clone());
+        tokio::task::spawn_blocking(move || store.set_held(MASS_DELETE, &noted)).await??;
+        self.noted = (held, Some(now));
+        Ok(None)
     }
 
     /// Counts the deletes of the log's own commits up to `head`, however their outcome became known here.
@@ -313,7 +335,10 @@ impl PublishTask {
         }
         let store = self.store.clone();
         let history = tokio::task::spawn_blocking(move || store.history(usize::MAX)).await??;
-        let commits = history.iter().map(|entry| (entry.generation.created_unix_ms, entry.removed));
+        let state = self.state.borrow().clone();
+        let was_approved = |generation| state.as_ref().is_some_and(|state| state.was_approved(generation));
+        let counted = history.iter().filter(|entry| !was_approved(entry.generation.number));
+        let commits = counted.map(|entry| (entry.generation.created_unix_ms, entry.removed));
         self.window = DeleteWindow::over(commits, Instant::now(), unix_ms());
         self.counted = Some(head);
         Ok(())
@@ -359,96 +384,8 @@ impl PublishTask {
         let left = self.window.left(now, self.config.max_delete);
         let decision = self.gather.decide(&base, now, left);
         self.name_problems(now, &mut problems);
+        self.list_held(office);
         Ok(((decision, own), problems))
-    }
-
-    /// The rules of this node's own file, if they differ from the head's and touch no path.
-    async fn own_rules(
-        &mut self,
-        office: &Office,
-        observed: &Arc<Observed>,
-        problems: &mut Vec<Problem>,
-    ) -> Result<Option<Rules>, PublishError> {
-        let Some(parent) = office.parent.as_ref().filter(|parent| parent.rules != self.config.rules) else {
-            self.own = OwnRules::default();
-            return Ok(None);
-        };
-        let is_known = self
-            .own
-            .compared
-            .as_ref()
-            .is_some_and(|(rules, at)| *rules == parent.rules && at.elapsed() < RULES_EVERY);
-        let takes_nothing_in = own_rules::takes_nothing_in(&parent.rules, &self.config.rules);
-        // What goes out on the strength of it is looked at just before.
-        if !is_known || (takes_nothing_in && self.own.touched.is_empty()) {
-            let (head, own, roots) = (Arc::clone(parent), self.config.rules.clone(), open_roots(observed));
-            self.own.touched = tokio::task::spawn_blocking(move || {
-                own_rules::touched(&head.rules, &own, &head.forest, &roots)
-            })
-            .await??;
-            self.own.compared = Some((parent.rules.clone(), Instant::now()));
-        }
-        let touched = &self.own.touched;
-        if touched.is_empty() && takes_nothing_in {
-            return Ok(Some(self.config.rules.clone()));
-        }
-        if touched.is_empty() {
-            problems.push(Problem::new(
-                Severity::Warning,
-                "rules-held",
-                "the rules of this node's file name a root that the cluster's do not, or exclude less than those, so \
-                 files that only other nodes have might be removed there: they are not published"
-                    .to_owned(),
-                "restore the former rules in the configuration and restart",
-            ));
-            return Ok(None);
-        }
-        let named: Vec<String> = touched.iter().take(NAMED_MAX).map(ToString::to_string).collect();
-        problems.push(Problem::new(
-            Severity::Warning,
-            "rules-held",
-            format!(
-                "the rules of this node's file differ from the cluster's and would take in or release {} paths, so they \
-                 are not published: {}",
-                touched.len(),
-                named.join(", ")
-            ),
-            "restore the former rules in the configuration and restart",
-        ));
-        Ok(None)
-    }
-
-    fn name_problems(&self, now: Instant, problems: &mut Vec<Problem>) {
-        self.malformed.name(self.config.validate, problems);
-        for root in self.gather.emptied() {
-            let message =
-                format!("the root {root} has no artifact any more, so nothing is published from it");
-            let remedy = "mount or restore the folder";
-            let emptied = Problem::new(Severity::Warning, "root-emptied", message, remedy);
-            problems.push(Problem { root: Some(root.to_string()), ..emptied });
-        }
-        if let (_, deletes @ 1..) = self.gather.held() {
-            let message = format!(
-                "{deletes} artifacts were deleted, more than sync.max_delete ({}) allows within ten minutes: their \
-                 deletes are held, the rest flows",
-                self.config.max_delete
-            );
-            let remedy = "restore the files, or raise sync.max_delete and restart";
-            problems.push(Problem::new(Severity::Warning, "mass-delete", message, remedy));
-        }
-        let at = |place: &Place, code, message: String, remedy| {
-            let (root, path) = (Some(place.root.to_string()), Some(place.path.to_string()));
-            Problem { root, path, ..Problem::new(Severity::Warning, code, message, remedy) }
-        };
-        problems.extend(self.gather.stuck(now).into_iter().take(NAMED_MAX).map(|place| {
-            let message = format!("{place} is still being written, so it is not published");
-            at(place, "busy-file", message, "find out who keeps it open (lsof) and let the writer close it")
-        }));
-        problems.extend(self.gather.unsafe_links().iter().take(NAMED_MAX).map(|place| {
-            let message =
-                format!("the link {place} leads out of its root or is absolute, so it is not published");
-            at(place, "unsafe-link", message, "make it relative and let it stay in its root, or exclude it")
-        }));
     }
 
     /// Brings a batch into the log. Says how long to wait before the next look.
@@ -458,6 +395,7 @@ impl PublishTask {
         observed: &Observed,
         batch: Batch,
         rules: Option<Rules>,
+        list: Option<Digest>,
         notes: &[Problem],
     ) -> Result<Duration, PublishError> {
         let decided = Instant::now();
@@ -482,7 +420,8 @@ impl PublishTask {
         let Ok(prepared) = encoded.await else {
             let left_out = pinning.await??;
             self.leave_out(left_out);
-            return Ok(READ_AGAIN);
+            // An approved list of which nothing can be read now is tried again, not as fast as possible.
+            return Ok(if list.is_some() { AGAIN } else { READ_AGAIN });
         };
         let (prepared, read) = (Arc::new(prepared), Instant::now());
         crash::point("publish.before-stage");
@@ -492,12 +431,12 @@ impl PublishTask {
         let staged = Instant::now();
         tracing::debug!(target: "syncd::step", generation = office.next, "proposed");
         crash::point("publish.after-stage");
-        let is_committed = self.commit(office, &prepared, holders).await;
+        let is_committed = self.commit(office, &prepared, holders, list).await;
         crash::point("publish.after-commit");
         if is_committed {
             let done = Instant::now();
             tracing::debug!(target: "syncd::step", generation = office.next, "outcome known");
-            self.window.note(done, Duration::ZERO, prepared.deletes);
+            self.window.note(done, Duration::ZERO, if list.is_some() { 0 } else { prepared.deletes });
             self.counted = Some(prepared.generation.number);
             let last = LastPublish {
                 generation: prepared.generation.number,
@@ -608,7 +547,13 @@ impl PublishTask {
 
     /// Offers the generation to the log; true when it is the head now. After an unknown outcome the log is read, for
     /// as long as it takes, before anything else may be built on the same parent.
-    async fn commit(&mut self, office: &Office, prepared: &Prepared, holders: BTreeSet<NodeId>) -> bool {
+    async fn commit(
+        &mut self,
+        office: &Office,
+        prepared: &Prepared,
+        holders: BTreeSet<NodeId>,
+        list: Option<Digest>,
+    ) -> bool {
         let generation = &prepared.generation;
         let commit = Commit {
             epoch: office.epoch,
@@ -619,7 +564,15 @@ impl PublishTask {
             committed_unix_ms: unix_ms(),
             holders,
         };
-        match self.coordinator.commit(commit).await {
+        let number = commit.generation;
+        let offered = match list {
+            None => self.coordinator.commit(commit),
+            Some(list) => {
+                let lets_through = LetThrough { generation: number, list };
+                self.coordinator.commit_approved(commit, lets_through)
+            }
+        };
+        match offered.await {
             Ok(CommitOutcome::Committed) => return true,
             Ok(CommitOutcome::Refused(why)) => {
                 tracing::info!(generation = generation.number, %why, "the log refused a generation");
@@ -666,7 +619,9 @@ impl PublishTask {
     fn tell(&self, mut problems: Vec<Problem>) {
         problems.extend(self.failed.iter().map(|(problem, _)| problem.clone()));
         let (pending, (held, _)) = (self.gather.pending(), self.gather.held());
-        let status = PublishStatus { pending, held, problems, last: self.last.clone() };
+        let held = held + self.own.held();
+        let (lists, last) = (self.lists.clone(), self.last.clone());
+        let status = PublishStatus { pending, held, lists, problems, last };
         self.status.send_if_modified(|told| {
             let is_news = *told != status;
             *told = status;
@@ -691,6 +646,8 @@ fn matchers(rules: &Rules) -> Result<BTreeMap<RootName, Matcher>, PatternError> 
     rules.roots.iter().map(|(root, rules)| Ok((root.clone(), Matcher::new(rules)?))).collect()
 }
 
+mod held;
 mod outlook;
+mod rules;
 #[cfg(test)]
 mod tests;

@@ -16,6 +16,16 @@ pub enum StoreError {
         /// The file or folder that could not grow.
         path: PathBuf,
     },
+    /// The quarantine holds as much as it may.
+    #[error("the quarantine holds {held} bytes, and with {more} more it would pass {max}")]
+    QuarantineFull {
+        /// What it holds.
+        held: u64,
+        /// What was to come.
+        more: u64,
+        /// The bound.
+        max: u64,
+    },
     /// The operating system refused.
     #[error("{operation} {path} failed")]
     Io {

@@ -217,6 +217,19 @@ impl Store {
         self.0.quarantine.list()
     }
 
+    /// Removes one item from the quarantine for good: only a person decides that.
+    ///
+    /// # Errors
+    /// When it can't be removed; it may be listed no more then.
+    pub fn quarantine_drop(&self, id: &QuarantineId) -> Result<(), StoreError> {
+        self.0.quarantine.remove(id)
+    }
+
+    /// From now on the quarantine keeps at most so many bytes; 0: no bound. What it has stays.
+    pub fn bound_quarantine(&self, bytes: u64) {
+        self.0.quarantine.keep_at_most(bytes);
+    }
+
     /// How many items are in the quarantine.
     #[must_use]
     pub fn quarantine_count(&self) -> u64 {

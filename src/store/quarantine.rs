@@ -1,7 +1,7 @@
 //! The place where local content goes before it is replaced: plain folders that a person can read without syncd.
 //!
 //! One folder per item with `content` and `meta.json`, written aside and moved into place when it is durable, so that
-//! what is listed is whole. Nothing here is ever removed by syncd.
+//! what is listed is whole. Bounded in bytes; nothing here is ever removed but by a person's word.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -63,12 +63,17 @@ struct Meta {
 }
 
 const UNFINISHED: &str = ".new-";
+/// What a record takes beside its content, as it is counted.
+const RECORD_BYTES: u64 = 4096;
 
 /// The quarantine folder.
 pub(super) struct Quarantine {
     dir: PathBuf,
     count: AtomicU64,
     serial: AtomicU64,
+    /// What is kept, and the most that may be; 0: no bound.
+    bytes: AtomicU64,
+    bytes_max: AtomicU64,
 }
 
 impl Quarantine {
@@ -78,7 +83,13 @@ impl Quarantine {
             .mode(0o700)
             .create(dir)
             .map_err(StoreError::io("create", dir))?;
-        let quarantine = Self { dir: dir.to_owned(), count: AtomicU64::new(0), serial: AtomicU64::new(0) };
+        let quarantine = Self {
+            dir: dir.to_owned(),
+            count: AtomicU64::new(0),
+            serial: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            bytes_max: AtomicU64::new(0),
+        };
         for item in fs::read_dir(dir).map_err(StoreError::io("list", dir))? {
             let item = item.map_err(StoreError::io("list", dir))?;
             // Unfinished: whoever wrote it had not yet let go of the original.
@@ -86,9 +97,15 @@ impl Quarantine {
                 fs::remove_dir_all(item.path()).map_err(StoreError::io("remove", &item.path()))?;
             } else if item.path().join("meta.json").is_file() {
                 quarantine.count.fetch_add(1, Ordering::Relaxed);
+                quarantine.bytes.fetch_add(weight(&item.path()), Ordering::Relaxed);
             }
         }
         Ok(quarantine)
+    }
+
+    /// From now on at most so many bytes are kept; 0: no bound.
+    pub(super) fn keep_at_most(&self, bytes: u64) {
+        self.bytes_max.store(bytes, Ordering::Relaxed);
     }
 
     pub(super) fn put(&self, what: &Quarantined, content: &mut dyn Read) -> Result<QuarantineId, StoreError> {
@@ -97,6 +114,11 @@ impl Quarantine {
         let mut random = [0; 4];
         getrandom::fill(&mut random)
             .map_err(|error| StoreError::io("name", &self.dir)(io::Error::other(error.to_string())))?;
+        let size = match what.entry {
+            Entry::File { size, .. } => size,
+            Entry::Folder { .. } | Entry::Link { .. } => 0,
+        };
+        self.require_bound(size)?;
         let id = format!("{now:013}-{:04}-{:08x}", serial % 10_000, u32::from_le_bytes(random));
         let unfinished = self.dir.join(format!("{UNFINISHED}{id}"));
         let outcome = self.write(&unfinished, what, content, now).and_then(|()| {
@@ -113,7 +135,31 @@ impl Quarantine {
             return Err(error);
         }
         self.count.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(weight(&self.dir.join(&id)), Ordering::Relaxed);
         Ok(QuarantineId(id))
+    }
+
+    /// Removes one item for good.
+    pub(super) fn remove(&self, id: &QuarantineId) -> Result<(), StoreError> {
+        let folder = self.dir.join(&id.0);
+        let weight = weight(&folder);
+        // No longer listed in one step; what a crash leaves is removed at the next start.
+        let doomed = self.dir.join(format!("{UNFINISHED}{}", id.0));
+        fs::rename(&folder, &doomed).map_err(StoreError::io("rename", &folder))?;
+        self.count.fetch_sub(1, Ordering::Relaxed);
+        self.bytes.fetch_sub(weight, Ordering::Relaxed);
+        sync_folder(&self.dir)?;
+        fs::remove_dir_all(&doomed).map_err(StoreError::io("remove", &doomed))
+    }
+
+    /// Fails if so many bytes of content more would pass the bound.
+    fn require_bound(&self, bytes: u64) -> Result<(), StoreError> {
+        let (held, max) = (self.bytes.load(Ordering::Relaxed), self.bytes_max.load(Ordering::Relaxed));
+        let more = bytes.saturating_add(RECORD_BYTES);
+        if max > 0 && held.saturating_add(more) > max {
+            return Err(StoreError::QuarantineFull { held, more, max });
+        }
+        Ok(())
     }
 
     fn write(
@@ -175,14 +221,20 @@ impl Quarantine {
         Ok(items)
     }
 
-    /// Fails unless so many bytes fit in here and leave the reserve: it may lie on a file system of its own.
+    /// Fails unless so many bytes fit in here by the bound and on the disk, and leave the reserve: it may lie on a file system of its own.
     pub(super) fn room_for(&self, bytes: u64, reserve: u64) -> Result<(), StoreError> {
+        self.require_bound(bytes)?;
         room_in(&self.dir, bytes, reserve)
     }
 
     pub(super) fn count(&self) -> u64 {
         self.count.load(Ordering::Relaxed)
     }
+}
+
+/// What one item counts for; one whose content a person took away, as its record.
+fn weight(folder: &Path) -> u64 {
+    RECORD_BYTES + fs::metadata(folder.join("content")).map_or(0, |content| content.len())
 }
 
 struct Tee<'a> {
@@ -209,4 +261,45 @@ fn create(path: &Path) -> Result<File, StoreError> {
         .mode(0o600)
         .open(path)
         .map_err(StoreError::io("create", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{ArtifactPath, RootName};
+
+    #[test]
+    fn it_is_bounded_and_only_a_person_empties_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || {
+            let quarantine = Quarantine::open(dir.path()).unwrap();
+            quarantine.keep_at_most(10_000);
+            quarantine
+        };
+        let item = |size: u64| Quarantined {
+            place: Place { root: RootName::new("r"), path: ArtifactPath::new(b"a").unwrap() },
+            why: "a test".to_owned(),
+            generation: 1,
+            entry: Entry::File { mode: 0o644, size, hash: ContentHash::of(b"x") },
+            mtime: None,
+            uid: 0,
+            gid: 0,
+        };
+        let quarantine = open();
+        let first = quarantine.put(&item(1000), &mut &[7; 1000][..]).unwrap();
+        let full = |quarantine: &Quarantine, size: u64| {
+            matches!(quarantine.room_for(size, 0), Err(StoreError::QuarantineFull { held: 5096, .. }))
+        };
+        assert!(!full(&quarantine, 808) && full(&quarantine, 809));
+        let refused = quarantine.put(&item(809), &mut &[7; 809][..]);
+        assert!(matches!(refused, Err(StoreError::QuarantineFull { .. })));
+        // What is there counts after a start too, and goes only when it is told to.
+        let quarantine = open();
+        assert!(full(&quarantine, 809));
+        quarantine.remove(&first).unwrap();
+        assert_eq!((quarantine.count(), quarantine.list().unwrap().len()), (0, 0));
+        quarantine.room_for(809, 0).unwrap();
+        assert!(quarantine.remove(&first).is_err());
+        assert_eq!(open().count(), 0);
+    }
 }

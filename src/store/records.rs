@@ -4,12 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{ClusterId, Digest, Entry, Epoch, FileTime, Place, RootName, unix_ms};
+use crate::model::{ClusterId, Digest, Entry, Epoch, FileTime, OrderId, Place, RootName, unix_ms};
 use crate::store::index::{SECONDS, TREE, put_meta};
 use crate::store::{Store, StoreError};
 
 /// A second that a path had is remembered this long after the path is gone: one scan of the gateway may take 20 minutes.
 const SECONDS_KEPT_MS: i64 = 48 * 3600 * 1000;
+/// Approvals that are remembered as used up: more than the log keeps.
+const SPENT_MAX: usize = 64;
 
 /// The generation that this node's files were brought to as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -181,6 +183,38 @@ impl Store {
     /// The former note stays then.
     pub fn set_redeployed(&self, redeployed: &Redeployed) -> Result<(), StoreError> {
         self.index().set_meta("redeployed", redeployed)
+    }
+
+    /// Places that this node held back as manager, by the code of the problem that tells of it.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn held(&self, code: &str) -> Result<BTreeSet<Place>, StoreError> {
+        Ok(self.index().meta(&format!("held {code}"))?.unwrap_or_default())
+    }
+
+    /// Notes which places are held back.
+    ///
+    /// # Errors
+    /// The former ones stay then.
+    pub fn set_held(&self, code: &str, held: &BTreeSet<Place>) -> Result<(), StoreError> {
+        self.index().set_meta(&format!("held {code}"), held)
+    }
+
+    /// Notes that the approval which came with `order` is used up; false when it was before.
+    ///
+    /// # Errors
+    /// It is not used up then.
+    pub fn spend(&self, order: OrderId) -> Result<bool, StoreError> {
+        let mut spent: Vec<OrderId> = self.index().meta("spent")?.unwrap_or_default();
+        if spent.contains(&order) {
+            return Ok(false);
+        }
+        let surplus = (spent.len() + 1).saturating_sub(SPENT_MAX);
+        spent.drain(..surplus);
+        spent.push(order);
+        self.index().set_meta("spent", &spent)?;
+        Ok(true)
     }
 
     /// Places that could not be read when the head changed them, with what this node had been brought to there.

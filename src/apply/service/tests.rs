@@ -6,8 +6,8 @@ use tokio::sync::watch;
 use super::*;
 use crate::apply::testing::{CLUSTER, File, Fixture, Folder, What, forest, pin};
 use crate::model::{
-    Appointment, ClusterState, Commit, CommitOutcome, Generation, Lease, Order, OrderError, OrderOutcome,
-    Seed, Standing, UnknownOutcome,
+    Appointment, ClusterState, Commit, CommitOutcome, Generation, Lease, LetThrough, Order, OrderError,
+    OrderOutcome, Seed, Standing, UnknownOutcome,
 };
 
 struct Fixed(watch::Sender<Option<Arc<ClusterState>>>);
@@ -23,6 +23,14 @@ impl Coordinator for Fixed {
 
     fn commit(&self, _: Commit) -> BoxFuture<'_, Result<CommitOutcome, UnknownOutcome>> {
         Box::pin(async { Err(UnknownOutcome { reason: "not asked for".to_owned() }) })
+    }
+
+    fn commit_approved(
+        &self,
+        commit: Commit,
+        _: LetThrough,
+    ) -> BoxFuture<'_, Result<CommitOutcome, UnknownOutcome>> {
+        self.commit(commit)
     }
 
     fn confirm(&self) -> BoxFuture<'_, Option<Arc<ClusterState>>> {

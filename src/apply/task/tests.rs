@@ -12,8 +12,8 @@ use crate::apply::testing::{CLUSTER, File, Fixture, Folder, What, forest, pin, p
 use crate::apply::{PeerOfferer, SupplyError, Unobserved};
 use crate::inventory;
 use crate::model::{
-    Appointment, Commit, CommitOutcome, Generation, Head, Lease, Member, Order, OrderError, OrderOutcome,
-    Role, Seed, UnknownOutcome,
+    Appointment, Commit, CommitOutcome, Generation, Head, Lease, LetThrough, Member, Order, OrderError,
+    OrderOutcome, Role, Seed, UnknownOutcome,
 };
 use crate::rpc::{Identity, Peers};
 
@@ -37,6 +37,14 @@ impl Coordinator for Fake {
 
     fn commit(&self, _: Commit) -> BoxFuture<'_, Result<CommitOutcome, UnknownOutcome>> {
         Box::pin(async { Err(UnknownOutcome { reason: "not asked for".to_owned() }) })
+    }
+
+    fn commit_approved(
+        &self,
+        commit: Commit,
+        _: LetThrough,
+    ) -> BoxFuture<'_, Result<CommitOutcome, UnknownOutcome>> {
+        self.commit(commit)
     }
 
     fn confirm(&self) -> BoxFuture<'_, Option<Arc<ClusterState>>> {
@@ -440,7 +448,7 @@ async fn a_new_manager_brings_its_folder_to_the_head_first() {
     assert_eq!(node.fixture.store.quarantine_count(), 2);
     assert_eq!(node.fixture.store.manager_epoch().unwrap(), 9);
     node.until("listed", |status| status.problems.iter().any(|problem| problem.code == "restored")).await;
-    assert!(node.handle.held_at_start.borrow().is_empty());
+    assert_eq!(**node.handle.held_at_start.borrow(), Withheld::default());
     node.stop().await;
 }
 
@@ -456,7 +464,7 @@ async fn a_manager_that_restarts_keeps_its_changes() {
         node.until_active(Some(epoch)).await;
         assert_eq!(node.fixture.read("a"), "changed");
         assert_eq!(node.fixture.store.quarantine_count(), 0);
-        assert!(node.handle.held_at_start.borrow().is_empty());
+        assert_eq!(**node.handle.held_at_start.borrow(), Withheld::default());
         node.stop().await;
     }
 }
@@ -486,14 +494,19 @@ async fn many_changes_while_nobody_watched_are_held() {
     let node = Node::start(fixture, state);
     node.until_active(Some(9)).await;
     let held = node.handle.held_at_start.borrow().clone();
-    assert_eq!(*held, ["a", "b", "c", "d"].map(place).into());
+    assert_eq!(held.changed, ["a", "b", "c", "d"].map(place).into());
     node.until("named", |status| status.problems.iter().any(|problem| problem.code == "held-changes")).await;
     // What is put right by hand leaves the list.
     fs::remove_file(node.fixture.path("c")).unwrap();
     node.until_observed(|observed| observed.forest.get(&place("c")).is_none()).await;
     let mut held = node.handle.held_at_start.clone();
-    let wait = held.wait_for(|held| !held.contains(&place("c")));
+    let wait = held.wait_for(|held| !held.has(&place("c")));
     tokio::time::timeout(Duration::from_secs(10), wait).await.unwrap().unwrap();
+    // Three are no more than go by themselves, and yet they were held: another start changes nothing.
+    let state = node.fake.state.borrow().clone().unwrap();
+    let node = Node::start(node.stop().await, (*state).clone());
+    node.until_active(Some(9)).await;
+    assert_eq!(node.handle.held_at_start.borrow().changed, ["a", "b", "d"].map(place).into());
     node.stop().await;
 }
 
@@ -636,18 +649,18 @@ async fn folders_on_their_way_out_are_not_published_by_a_new_manager() {
     node.until_active(Some(9)).await;
     assert!(!node.fixture.path("f/x").exists());
     assert!(node.fixture.path("f").exists());
-    assert_eq!(**node.handle.held_at_start.borrow(), [place("f")].into());
+    assert_eq!(node.handle.held_at_start.borrow().others, [place("f")].into());
     node.until("manager", |status| status.state == NodeState::Manager).await;
     assert!(node.codes().is_empty());
     // A restart does not make it a new folder.
     let state = node.fake.state.borrow().clone().unwrap();
     let node = Node::start(node.stop().await, (*state).clone());
     node.until_active(Some(9)).await;
-    assert_eq!(**node.handle.held_at_start.borrow(), [place("f")].into());
+    assert_eq!(node.handle.held_at_start.borrow().others, [place("f")].into());
     // An artifact in it makes it a change like any other.
     node.fixture.write("f/new", "2");
     let mut held = node.handle.held_at_start.clone();
-    let wait = held.wait_for(|held| held.is_empty());
+    let wait = held.wait_for(|held| **held == Withheld::default());
     tokio::time::timeout(Duration::from_secs(10), wait).await.unwrap().unwrap();
     node.stop().await;
 }

@@ -169,6 +169,8 @@ pub struct Sync {
     pub history: u64,
     /// Upload cap of this node in bytes per second; 0, the default: none.
     pub bandwidth: u64,
+    /// The most that the quarantine of this node keeps, in bytes; default 4 GiB, 0: no bound.
+    pub quarantine_max: u64,
 }
 
 /// What is done about files that differ from the generation.

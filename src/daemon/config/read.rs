@@ -203,6 +203,7 @@ fn sync(sync: &mut Section<'_>) -> Sync {
         verify_every: sync.duration("verify_every", Duration::from_secs(600)),
         history: count(sync.whole("history", 1, 100)),
         bandwidth: sync.size("bandwidth", 0),
+        quarantine_max: sync.size("quarantine_max", 4 << 30),
     }
 }
 

@@ -35,6 +35,7 @@ fn a_short_file_gets_every_default_of_the_interface() {
     assert_eq!(config.sync.settle_max, Duration::from_secs(6));
     assert_eq!(config.sync.delete_grace, Duration::from_secs(3));
     assert_eq!((config.sync.max_delete, config.sync.history, config.sync.bandwidth), (50, 100, 0));
+    assert_eq!(config.sync.quarantine_max, 4 << 30);
     assert_eq!((config.role(), config.address().as_str()), (Role::Candidate, "10.0.0.1:8730"));
     assert_eq!(config.rules().roots.len(), 1);
     assert!(notices.is_empty(), "{notices:?}");

@@ -14,7 +14,7 @@ struct Bench {
     touched: BTreeMap<Place, Instant>,
     busy: BTreeMap<Place, Instant>,
     shut: BTreeSet<RootName>,
-    withheld: BTreeSet<Place>,
+    withheld: Withheld,
     malformed: Malformations,
     unreadable: BTreeSet<Place>,
     deletes_left: u64,
@@ -61,7 +61,7 @@ impl Bench {
             touched: BTreeMap::new(),
             busy: BTreeMap::new(),
             shut: BTreeSet::new(),
-            withheld: BTreeSet::new(),
+            withheld: Withheld::default(),
             malformed: Malformations::default(),
             unreadable: BTreeSet::new(),
             deletes_left: 50,
@@ -303,9 +303,59 @@ fn deletes_beyond_the_budget_are_held_and_the_rest_flows() {
     bench.write(0, "-d/a -d/b -d/c e/x=2 e/new").check(2999, "3000").check(3000, "+e/new ~e/x");
     assert_eq!(bench.gather.held(), (3, 3));
     bench.write(4000, "e/y=2").check(4010, "~e/y");
-    // One comes back: what remains is within the budget.
-    bench.write(5000, "d/b").check(5000, "6000").check(6000, "-d/a -d/c");
+    // One comes back: what remains is held still, until a person agrees or it comes back too.
+    bench.write(5000, "d/b").check(6000, "-");
+    assert_eq!(bench.gather.held(), (2, 2));
+    bench.write(7000, "d/a d/c=2").check(7010, "~d/c");
     assert_eq!(bench.gather.held(), (0, 0));
+}
+
+#[test]
+fn what_is_held_counts_for_ten_minutes_and_stays() {
+    let mut bench = Bench::new("d=/ d/a d/b d/c e=/ e/w e/x e/y e/z");
+    bench.deletes_left = 2;
+    bench.write(0, "-d/a -d/b -d/c").check(3000, "-");
+    // One more within ten minutes belongs to them.
+    bench.write(10_000, "-e/w").check(13_000, "-");
+    assert_eq!(bench.gather.held(), (4, 4));
+    // Later it is another matter, and flows.
+    bench.write(700_000, "-e/x").check(703_000, "-e/x").check(703_001, "-");
+    assert_eq!(bench.gather.held(), (4, 4));
+}
+
+#[test]
+fn what_an_earlier_process_held_is_held_on() {
+    let mut bench = Bench::new("d=/ d/a d/b e=/ e/x");
+    bench.write(0, "-d/a");
+    bench.gather.go_on_holding([place("d/a"), place("d/b")].into(), bench.zero);
+    bench.check(3000, "-");
+    assert_eq!(bench.gather.held_places(), [place("d/a")].into(), "what is there was restored");
+    bench.shut.insert(RootName::new("r"));
+    bench.check(4000, "-");
+    bench.shut.clear();
+    bench.check(5000, "-");
+    assert_eq!(bench.gather.held(), (1, 1), "a root that is away for a while restores nothing");
+}
+
+#[test]
+fn an_emptied_folder_is_held_and_a_moved_one_is_not() {
+    let ten = |folder: &str| -> String { (0..10).map(|n| format!("{folder}/{n}={n} ")).collect() };
+    let gone = |count: usize| -> String { (0..count).map(|n| format!("-d/{n} ")).collect() };
+    let moved = "+n +n/0 +n/1 +n/2 +n/3 +n/4 +n/5 +n/6 +n/7 +n/8 +n/9";
+    let all = "-d/0 -d/1 -d/2 -d/3 -d/4 -d/5 -d/6 -d/7 -d/8 -d/9";
+    let mut bench = Bench::new(&format!("d=/ {} e=/ e/x", ten("d")));
+    bench.write(0, &gone(10)).write(0, "e/x=2").check(3000, "~e/x").check(3001, "-");
+    assert_eq!(bench.gather.held(), (10, 10));
+    // What remains of a folder tells that it was not wiped.
+    let mut bench = Bench::new(&format!("d=/ {} e=/ e/x", ten("d")));
+    bench.write(0, &gone(9)).check(3000, &all[..9 * 5 - 1]);
+    // What goes was seen to come elsewhere.
+    let mut bench = Bench::new(&format!("d=/ {} e=/ e/x", ten("d")));
+    bench.write(0, &format!("{} n=/ {}", gone(10), ten("n"))).check(3000, &format!("{all} {moved}"));
+    // Protected files that vanish with it do not make it less empty.
+    let mut bench = Bench::new(&format!("d=/ d/synapse.xml {} e=/ e/x", ten("d")));
+    bench.write(0, &format!("-d/synapse.xml {}", gone(10))).check(3000, "-");
+    assert_eq!(bench.gather.held(), (10, 10));
 }
 
 #[test]
@@ -318,7 +368,8 @@ fn a_big_move_is_held_whole() {
     // A new folder much later has nothing to do with it.
     bench.write(60_000, "m=/ m/a").check(61_000, "+m +m/a");
     bench.deletes_left = 3;
-    bench.check(62_000, "-d -d/a -d/b -d/c +n +n/a +n/b +n/c");
+    bench.check(62_000, "-");
+    assert_eq!(bench.gather.held_edits().len(), 8, "until a person agrees");
 }
 
 #[test]
@@ -352,10 +403,10 @@ fn what_changes_during_a_publish_is_the_next_batch() {
 #[test]
 fn what_somebody_else_holds_back_stays_back() {
     let mut bench = Bench::new("a b");
-    bench.withheld.insert(place("a"));
+    bench.withheld.changed.insert(place("a"));
     bench.write(0, "a=2 b=2").check(10, "~b").check(11, "-");
     assert_eq!(bench.gather.held(), (1, 0));
-    bench.withheld.clear();
+    bench.withheld = Withheld::default();
     bench.check(12, "~a");
 }
 

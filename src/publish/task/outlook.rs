@@ -5,8 +5,9 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::model::Outlook;
+use crate::model::{Intent, Outlook, Stands};
 use crate::publish::PublishError;
+use crate::publish::task::rules::RULES_HELD;
 use crate::publish::task::{PublishTask, Standing};
 
 impl PublishTask {
@@ -24,7 +25,7 @@ impl PublishTask {
     async fn outlook(&mut self) -> Result<Outlook, PublishError> {
         let Standing::In(office) = self.office() else { return Ok(None) };
         if self.epoch != Some(office.epoch) {
-            self.enter(office.epoch);
+            self.enter(office.epoch)?;
         }
         self.count_deletes(office.parent.as_ref().map_or(0, |parent| parent.generation.number)).await?;
         let observed = Arc::clone(&self.observed.borrow_and_update());
@@ -32,6 +33,9 @@ impl PublishTask {
             return Ok(None);
         }
         let ((decision, _), _) = self.decide(&office, &observed).await?;
-        Ok(Some(self.gather.intents(&decision, Instant::now())))
+        let mut intents = self.gather.intents(&decision, Instant::now());
+        let rules = self.own.edits().iter();
+        intents.extend(rules.map(|edit| Intent { edit: edit.clone(), stands: Stands::Held(RULES_HELD) }));
+        Ok(Some(intents))
     }
 }
