@@ -79,7 +79,10 @@ fn a_newcomers_first_copy_moves_no_office() {
     let files = std::env::var("SYNCD_TEST_FILES").map_or(5_000, |text| text.parse().unwrap());
     let nodes: &[(&str, &str)] =
         &[("gw1", "candidate"), ("gw2", "candidate"), ("gw3", "candidate"), ("late", "worker")];
-    let mut cluster = TestCluster::new(nodes, "");
+    // For the figure a machine of its own; beside other tests only a slow one would be found.
+    let is_figure = std::env::var_os("SYNCD_TEST_FILES").is_some();
+    let steady = "[election]\ntimeout = \"2s\"\nlease = \"5s\"\n";
+    let mut cluster = TestCluster::new(nodes, if is_figure { "" } else { steady });
     let made = tree::generate(&cluster.nodes[0].root, files, &mut support::rng("newcomer"));
     (0..3).for_each(|node| cluster.start(node));
     cluster.wait_in_sync(&[0, 1, 2], LONG);

@@ -108,7 +108,7 @@ fn a_worker_whose_root(hurt: impl Fn(&Disk), mend: impl Fn(&Disk), says: &str, r
     assert!(text("message").contains(says) && text("message").contains(".xml"), "{found}");
     assert!(text("remedy").contains(remedy), "{found}");
     cluster.wait("not ready, for others are better off", LONG, || !ready(&cluster, 2));
-    assert!(ready(&cluster, manager) && ready(&cluster, other));
+    cluster.wait("the others ready", LONG, || ready(&cluster, manager) && ready(&cluster, other));
     for path in ["default/api/a.xml", "default/api/b.xml"] {
         assert_eq!(cluster.read(2, path).as_deref(), Some(big(0).as_bytes()), "whole at the old generation");
     }

@@ -14,16 +14,16 @@ use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
-use support::{THREE, TestCluster, has_problem, row};
+use support::{STEADY, THREE, TestCluster, has_problem, row};
 
 const LONG: Duration = Duration::from_secs(30);
 /// Far less than the pause between two walks: what was noticed by then was reported.
-const AT_ONCE: Duration = Duration::from_secs(15);
+const AT_ONCE: Duration = Duration::from_secs(25);
 const QUICK: &str = "[sync]\ngather = \"100ms\"\ndelete_grace = \"100ms\"\n";
 
 /// Three nodes that had the same content from the start, so that syncd wrote none of it; and which is not the manager.
 fn cluster(extra: &str) -> (TestCluster, usize, [usize; 2]) {
-    let mut cluster = TestCluster::new(THREE, extra);
+    let mut cluster = TestCluster::new(THREE, &format!("{extra}{STEADY}"));
     for node in 0..3 {
         for name in ["a", "b", "c", "d"] {
             cluster.write(node, &format!("default/api/{name}.xml"), format!("<api>{name}</api>"));
@@ -52,12 +52,15 @@ fn a_change_by_hand_is_noticed_kept_and_brought_back_on_every_node() {
     let generation = cluster.status(manager).unwrap()["generation"].as_u64().unwrap();
     for node in others {
         let api = cluster.nodes[node].root.join("default/api");
-        // An edit with an owner, a mode and a time of its own; a new file; a delete; a link; a mode alone.
-        fs::write(api.join("a.xml"), "<api>by hand</api>").unwrap();
-        chown(api.join("a.xml"), Some(12345), Some(23456)).unwrap();
-        fs::set_permissions(api.join("a.xml"), fs::Permissions::from_mode(0o640)).unwrap();
+        // An edit with an owner, a mode and a time of its own; a new file; a delete; a link; a mode alone. The edit comes
+        // whole: it may be noticed within milliseconds.
+        let edit = cluster.dir.path().join("edit");
+        fs::write(&edit, "<api>by hand</api>").unwrap();
+        chown(&edit, Some(12345), Some(23456)).unwrap();
+        fs::set_permissions(&edit, fs::Permissions::from_mode(0o640)).unwrap();
         let old = SystemTime::UNIX_EPOCH + Duration::from_secs(1_500_000_000);
-        fs::File::options().write(true).open(api.join("a.xml")).unwrap().set_modified(old).unwrap();
+        fs::File::options().write(true).open(&edit).unwrap().set_modified(old).unwrap();
+        fs::rename(&edit, api.join("a.xml")).unwrap();
         fs::write(api.join("new.xml"), "<api>new</api>").unwrap();
         fs::remove_file(api.join("b.xml")).unwrap();
         std::os::unix::fs::symlink("c.xml", api.join("link.xml")).unwrap();
@@ -189,8 +192,9 @@ fn without_room_in_quarantine_drift_is_named_and_hinders_nothing() {
     cluster.wait_content(node, "default/api/d.xml", "<api>published</api>", LONG);
     cluster.wait_content(node, "default/api/b.xml", "<api>b</api>", LONG);
     assert_eq!(cluster.read(node, "default/api/a.xml").unwrap(), b"<api>by hand</api>");
-    let status = cluster.status(node).unwrap();
-    assert_eq!(row(&status, &name).unwrap()["drifted"], 1, "{status}");
+    cluster.wait("one drifted file left", LONG, || {
+        cluster.status(node).is_some_and(|status| row(&status, &name).unwrap()["drifted"] == 1)
+    });
     // With room it goes on by itself.
     assert!(Command::new("mount").args(["-o", "remount,size=64m"]).arg(&folder).status().unwrap().success());
     cluster.wait_content(node, "default/api/a.xml", "<api>a</api>", LONG);
@@ -294,6 +298,9 @@ fn what_is_kept_is_shown_and_restored_from_any_node() {
     });
     refused(&cluster, node, &[&id, "--as", "default/api/e.xml"], "paused");
     assert_eq!(cluster.cli(node, &["resume"]).0, 0);
+    cluster.wait("the end of the pause", LONG, || {
+        cluster.status(manager).is_some_and(|status| !has_problem(&status, "paused"))
+    });
 
     // Content that is not what its record says is not taken in.
     let content = cluster.nodes[node].data.join("quarantine").join(&id).join("content");

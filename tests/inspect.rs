@@ -331,7 +331,7 @@ fn flip(folder: &std::path::Path, content: &[u8]) {
 #[test]
 fn a_plan_says_what_would_be_done_and_does_nothing() {
     let (cluster, manager, worker, _) = three(
-        "[sync]\ndrift = \"report\"\nmax_delete = 1\ngather = \"8s\"\nsettle_max = \"8s\"\ndelete_grace = \"1s\"\n",
+        "[sync]\ndrift = \"report\"\nmax_delete = 1\ngather = \"60s\"\nsettle_max = \"60s\"\ndelete_grace = \"1s\"\n",
     );
     let name = |node: usize| cluster.nodes[node].name.clone();
     let (code, answer) = ask(&cluster, manager, &["plan"]);

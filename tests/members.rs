@@ -147,13 +147,20 @@ fn a_member_is_removed_by_order() {
     assert!(said.contains("switchover") || said.contains("leads"), "{said}");
     let (code, _, said) = cluster.cli(manager, &["remove", "gw9"]);
     assert!(code != 0 && said.contains("gw9"), "{said}");
-    let leader = cluster.status(manager).unwrap()["leader"].as_str().unwrap().to_owned();
+    let mut leader = String::new();
+    cluster.wait("a leader", Duration::from_secs(30), || {
+        let status = cluster.status(manager).unwrap_or_default();
+        status["leader"].as_str().is_some_and(|name| {
+            leader = name.to_owned();
+            true
+        })
+    });
     let gone = (0..3).find(|node| *node != manager && cluster.nodes[*node].name != leader).unwrap();
     let name = cluster.nodes[gone].name.clone();
     let (code, said, error) = cluster.cli(manager, &["remove", &name]);
     assert_eq!(code, 0, "{said} {error}");
     assert!(said.contains("no member"), "{said}");
-    assert!(votes_even(&cluster, manager));
+    cluster.wait("two voters", Duration::from_secs(30), || votes_even(&cluster, manager));
     // It is told, says so, and touches nothing.
     cluster.wait("the removed node's word", Duration::from_secs(20), || {
         cluster.status(gone).is_some_and(|status| has_problem(&status, "removed"))
@@ -249,7 +256,7 @@ fn a_changed_address_is_taken_over_and_an_unlisted_node_says_so() {
     cluster.nodes[3].name = "ip-10-0-0-11".to_owned();
     cluster.start_all();
     cluster.wait_in_sync(&[0, 1, 2, 3], Duration::from_secs(60));
-    assert!(names(&cluster, 3, "not-listed"));
+    cluster.wait("its own word on that", BACK, || names(&cluster, 3, "not-listed"));
     // gw3 moves: only its own configuration knows.
     let leader = cluster.status(0).unwrap()["leader"].as_str().unwrap().to_owned();
     let moved =

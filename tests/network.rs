@@ -10,7 +10,7 @@ mod support;
 use std::time::Duration;
 
 use support::network::Network;
-use support::{THREE, TestCluster};
+use support::{STEADY, THREE, TestCluster};
 
 const LONG: Duration = Duration::from_secs(40);
 
@@ -23,7 +23,7 @@ fn cluster_of(nodes: &[(&str, &'static str)]) -> (Network, TestCluster) {
     // Without hand-over: what is written while cut off is to be found in one place.
     let extra =
         "[sync]\nhandover = \"0s\"\ngather = \"100ms\"\ndelete_grace = \"100ms\"\n[tls]\ninsecure = true\n";
-    let mut cluster = TestCluster::with_addresses(nodes, &network.addresses(), extra);
+    let mut cluster = TestCluster::with_addresses(nodes, &network.addresses(), &format!("{extra}{STEADY}"));
     for (index, node) in cluster.nodes.iter_mut().enumerate() {
         node.prefix = network.prefix(index + 1);
     }

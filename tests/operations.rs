@@ -78,10 +78,10 @@ fn a_pause_holds_everything_and_resume_lets_it_flow() {
     }
     assert_eq!(cluster.read(worker, "default/api/drift.xml").unwrap(), b"<drift/>");
     assert_eq!(cluster.status(other).unwrap()["generation"], before);
-    for node in &cluster.nodes {
-        assert_eq!(get(&node.http, "/ready", Duration::from_secs(2)).unwrap().status, 200);
+    for node in 0..3 {
+        let path = if node == manager { "/manager" } else { "/ready" };
+        cluster.wait(path, BOUND, || cluster.get(node, path).is_some_and(|answer| answer.status == 200));
     }
-    assert_eq!(get(&cluster.nodes[manager].http, "/manager", Duration::from_secs(2)).unwrap().status, 200);
     assert_eq!(cluster.cli(other, &["status"]).0, 1);
 
     order(&cluster, other, &["resume"]);
@@ -225,11 +225,14 @@ fn switchovers_lose_nothing() {
         // The target lags behind the head for some milliseconds after each publish, and is refused then.
         cluster.wait("the switchover", BOUND, || {
             let (code, out, err) = cluster.cli(asked, &["switchover", "--to", &cluster.nodes[to].name]);
-            assert!(code == 0 || err.contains("not caught up"), "{code}: {out}{err}");
+            let may_try_again = ["not caught up", "is not heard", "no leader said in time"];
+            assert!(code == 0 || may_try_again.iter().any(|why| err.contains(why)), "{code}: {out}{err}");
             code == 0
         });
         let manager_is = |answer: Option<support::Answer>| answer.is_some_and(|answer| answer.status == 200);
-        assert!(manager_is(get(&cluster.nodes[to].http, "/manager", Duration::from_secs(2))));
+        cluster.wait("the new manager's word", BOUND, || {
+            manager_is(get(&cluster.nodes[to].http, "/manager", Duration::from_secs(2)))
+        });
         assert!(!manager_is(get(&cluster.nodes[manager].http, "/manager", Duration::from_secs(2))));
     }
     let written = publisher.finish();

@@ -14,14 +14,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::time::{Duration, Instant};
 
-use support::{THREE, TestCluster, has_problem, row, snapshot};
+use support::{STEADY, THREE, TestCluster, has_problem, row, snapshot};
 
 const LONG: Duration = Duration::from_secs(30);
 const QUICK: &str = "[sync]\ngather = \"100ms\"\ndelete_grace = \"100ms\"\n";
 
 /// Three nodes in sync; node 0 is the manager, for it alone had content.
 fn cluster(extra: &str) -> TestCluster {
-    let mut cluster = TestCluster::new(THREE, extra);
+    let mut cluster = TestCluster::new(THREE, &format!("{extra}{STEADY}"));
     cluster.write(0, "default/api/a.xml", "<api/>");
     cluster.write(0, "default/synapse.xml", "<definitions/>");
     cluster.start_all();
@@ -257,7 +257,7 @@ fn an_emptied_or_missing_root_publishes_nothing() {
 #[test]
 fn many_deletes_are_held_while_the_rest_flows() {
     let mut cluster =
-        TestCluster::new(THREE, "[sync]\ngather = \"100ms\"\ndelete_grace = \"100ms\"\nmax_delete = 5\n");
+        TestCluster::new(THREE, "[sync]\ngather = \"100ms\"\ndelete_grace = \"2s\"\nmax_delete = 5\n");
     for n in 0..20 {
         cluster.write(0, &format!("default/api/a{n}.xml"), format!("<api>{n}</api>"));
     }
@@ -366,8 +366,8 @@ fn an_idle_cluster_makes_no_generation() {
 #[test]
 fn status_and_metrics_agree() {
     let mut cluster = cluster("");
+    cluster.wait("all to be well", LONG, || cluster.status(1).is_some_and(|status| status["health"] == "ok"));
     let status = cluster.status(1).unwrap();
-    assert_eq!(status["health"], "ok");
     let metrics = cluster.get(1, "/metrics").unwrap();
     assert_eq!(metrics.status, 200);
     let value = |name: &str| {
@@ -410,14 +410,21 @@ fn status_and_metrics_agree() {
 #[test]
 fn load_balancer_paths() {
     let mut cluster = cluster("");
-    assert_eq!(cluster.get(0, "/live").unwrap().status, 200);
-    assert_eq!(cluster.get(0, "/ready").unwrap().status, 200);
-    assert_eq!(cluster.get(0, "/manager").unwrap().status, 200);
-    assert_eq!(cluster.get(0, "/worker").unwrap().status, 503);
-    assert_eq!(cluster.get(1, "/manager").unwrap().status, 503);
-    assert_eq!(cluster.get(1, "/worker").unwrap().status, 200);
-    let lease = cluster.get(0, "/manager").unwrap().headers["syncd-lease"].clone();
-    assert_eq!(lease.split_whitespace().count(), 3, "{lease}");
+    let expected = [
+        (0, "/live", 200),
+        (0, "/ready", 200),
+        (0, "/manager", 200),
+        (0, "/worker", 503),
+        (1, "/manager", 503),
+        (1, "/worker", 200),
+    ];
+    for (node, path, status) in expected {
+        cluster.wait(path, LONG, || cluster.get(node, path).is_some_and(|answer| answer.status == status));
+    }
+    cluster.wait("a lease in the header", LONG, || {
+        let answer = cluster.get(0, "/manager").filter(|answer| answer.status == 200);
+        answer.is_some_and(|answer| answer.headers["syncd-lease"].split_whitespace().count() == 3)
+    });
 
     // Without a quorum nobody is manager, and every gateway stays in the load balancer.
     cluster.kill(1);
@@ -425,7 +432,7 @@ fn load_balancer_paths() {
     cluster.wait("no manager without a quorum", LONG, || {
         cluster.get(0, "/manager").is_some_and(|answer| answer.status == 503)
     });
-    assert_eq!(cluster.get(0, "/ready").unwrap().status, 200);
+    cluster.wait("/ready", LONG, || cluster.get(0, "/ready").is_some_and(|answer| answer.status == 200));
     assert_eq!(cluster.stop(0), Some(0), "asked to stop, a daemon ends in order");
 }
 

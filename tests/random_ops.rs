@@ -18,7 +18,7 @@ use std::time::Duration;
 use rand::Rng;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
-use support::{THREE, TestCluster, tree};
+use support::{STEADY, THREE, TestCluster, tree};
 
 const OPERATIONS: usize = 500;
 const HOT: &str = "default/api/hot.xml";
@@ -28,7 +28,9 @@ fn random_operations_while_workers_die() {
     let mut rng = support::rng("random_operations_while_workers_die");
     let mut cluster = TestCluster::new(
         THREE,
-        "[sync]\ngather = \"50ms\"\ndelete_grace = \"50ms\"\nsettle_max = \"200ms\"\nmax_delete = 100000\n",
+        &format!(
+            "[sync]\ngather = \"50ms\"\ndelete_grace = \"50ms\"\nsettle_max = \"200ms\"\nmax_delete = 100000\n{STEADY}"
+        ),
     );
     tree::generate(&cluster.nodes[0].root, 200, &mut rng);
     cluster.write(0, HOT, hot(0));

@@ -56,12 +56,14 @@ pub(super) struct Outcome {
     pub kept: Vec<Place>,
 }
 
-/// What was not done: the files are as before.
+/// What was not done: the files are as before, unless it could not be taken back.
 #[derive(Debug)]
 pub(super) struct Failed {
     pub error: ApplyError,
     /// To be looked at, then dropped.
     pub displaced: Vec<Displaced>,
+    /// Whether nothing of it is left in the roots.
+    pub taken_back: bool,
 }
 
 /// Carries `round` out. Blocks on the disk.
@@ -78,7 +80,10 @@ pub(super) fn reconcile(round: Round<'_>) -> Result<Outcome, Box<Failed>> {
     };
     match work.run() {
         Ok(()) => Ok(work.outcome),
-        Err(error) => Err(Box::new(Failed { error, displaced: work.take_back() })),
+        Err(error) => {
+            let (displaced, taken_back) = work.take_back();
+            Err(Box::new(Failed { error, displaced, taken_back }))
+        }
     }
 }
 
@@ -451,8 +456,8 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Takes everything back, last first, and clears the stage of what was never out.
-    fn take_back(&mut self) -> Vec<Displaced> {
+    /// Takes everything back, last first, and clears the stage of what was never out; whether it could.
+    fn take_back(&mut self) -> (Vec<Displaced>, bool) {
         // Before what readers saw is gone again: the next content of these places must be newer than it.
         if !self.seconds.is_empty()
             && let Err(error) = self.round.store.note_seconds(&self.seconds)
@@ -504,7 +509,7 @@ impl Work<'_> {
             let target = targets.get(place).and_then(|new| (*new).clone());
             Some(self.item(root, place, name.clone(), target))
         });
-        items.collect()
+        (items.collect(), whole)
     }
 
     fn undo(&self, undo: &Undo) -> Result<(), ApplyError> {

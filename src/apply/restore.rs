@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use tonic::Status;
 
 use crate::apply::intake::chain;
-use crate::apply::reconcile::{Round, reconcile};
+use crate::apply::reconcile::{Failed, Round, reconcile};
 use crate::apply::task::{ApplyTask, blocking, office_of};
 use crate::apply::{ApplyError, ApplyTaskError};
 use crate::delta::ChunkReader;
@@ -330,7 +330,10 @@ impl ApplyTask {
             match refusal(&store, &observed, &wanted) {
                 Ok(None) => {}
                 Ok(Some(refused)) => return Ok(Err(refused)),
-                Err(error) => return Err(Box::new((ApplyError::Store(error), Vec::new()))),
+                Err(error) => {
+                    let (error, displaced) = (ApplyError::Store(error), Vec::new());
+                    return Err(Box::new(Failed { error, displaced, taken_back: true }));
+                }
             }
             let edits = edits_of(&wanted, &observed, &head);
             let why = |_: &Place| "a person restored another version here from quarantine";
@@ -341,7 +344,7 @@ impl ApplyTask {
                     tracing::info!(place = %wanted.place, item = wanted.item, "restored from quarantine");
                     Ok(Ok((outcome, head.generation.number)))
                 }
-                Err(failed) => Err(Box::new((failed.error, failed.displaced))),
+                Err(failed) => Err(failed),
             }
         };
         match blocking(work).await? {
@@ -353,13 +356,16 @@ impl ApplyTask {
             }
             Ok(Err(refused)) => Ok(Err(refused.into())),
             Err(failed) => {
-                let (error, displaced) = *failed;
+                let Failed { error, displaced, taken_back } = *failed;
                 self.displaced.extend(displaced);
                 let error = match error {
                     ApplyError::Store(error) if error.is_fatal() => return Err(error.into()),
                     error => error,
                 };
                 let why = format!("the manager could not write it: {}", error.chain());
+                if !taken_back {
+                    return Ok(Err(OrderError::Unknown { reason: why }));
+                }
                 Ok(Err(Refusal::new(why, error.remedy()).into()))
             }
         }

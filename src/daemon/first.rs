@@ -117,7 +117,7 @@ mod tests {
     use crate::model::{RootName, RootRules};
     use crate::tree::Root;
 
-    const BOUND: Duration = Duration::from_secs(10);
+    const BOUND: Duration = Duration::from_secs(30);
 
     fn mark(root: &Path) {
         fs::create_dir_all(root.join(".syncd")).unwrap();

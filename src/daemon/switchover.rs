@@ -60,6 +60,8 @@ async fn run(
         )
     })?;
     let before = confirmed.epoch();
+    let former = confirmed.appointment.as_ref().and_then(|current| confirmed.members.get(&current.manager));
+    let former = former.map(|member| member.name.clone());
     let ordered = view.cluster.order(Order::Switchover { to: order.to.clone() }).await?;
     tell(ordered.sentence, None, None).await;
     let deadline = Instant::now() + DONE_WITHIN;
@@ -82,7 +84,7 @@ async fn run(
             && status.epoch == Some(*epoch)
             && name == manager
         {
-            let last = last_step(order.to.as_deref(), name, *epoch)?;
+            let last = last_step(former.as_deref(), order.to.as_deref(), name, *epoch)?;
             tell(last.said, last.manager, last.epoch).await;
             return Ok(());
         }
@@ -110,8 +112,19 @@ fn appointed_after(before: Epoch, state: &ClusterState) -> Option<(Epoch, String
     Some((current.epoch, state.members.get(&current.manager)?.name.clone()))
 }
 
-/// What is said once `name` is in office.
-fn last_step(ordered: Option<&str>, name: &str, epoch: Epoch) -> Result<SwitchoverStep, ControlError> {
+/// What is said once `name` is in office, after `former`.
+fn last_step(
+    former: Option<&str>,
+    ordered: Option<&str>,
+    name: &str,
+    epoch: Epoch,
+) -> Result<SwitchoverStep, ControlError> {
+    if former == Some(name) {
+        return Err(ControlError::critical(
+            format!("{name} let go and is manager again (epoch {epoch}): nobody else could take over"),
+            "see `syncd status` for what bars the others, then try again",
+        ));
+    }
     if ordered.is_some_and(|to| to != name) {
         // Not a refusal: the manager did change.
         return Err(ControlError::critical(
@@ -151,8 +164,16 @@ mod tests {
     #[test]
     fn another_manager_than_the_ordered_one_is_no_refusal() {
         for ordered in [None, Some("gw1")] {
-            assert_eq!(last_step(ordered, "gw1", 5).unwrap().manager.as_deref(), Some("gw1"));
+            let last = last_step(Some("gw3"), ordered, "gw1", 5).unwrap();
+            assert_eq!(last.manager.as_deref(), Some("gw1"));
         }
-        assert!(last_step(Some("gw2"), "gw1", 5).unwrap_err().critical, "the manager changed");
+        assert!(last_step(Some("gw3"), Some("gw2"), "gw1", 5).unwrap_err().critical, "the manager changed");
+    }
+
+    #[test]
+    fn a_manager_that_is_appointed_again_was_not_replaced() {
+        for ordered in [None, Some("gw2")] {
+            assert!(last_step(Some("gw1"), ordered, "gw1", 7).unwrap_err().critical);
+        }
     }
 }

@@ -16,7 +16,7 @@ use crate::rpc::{Caller, Identity, Me, Peers, RpcError, Tls, serve, within};
 use crate::wire::proto::RaftMessage;
 use crate::wire::proto::raft_server::{Raft, RaftServer};
 
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_secs(30);
 
 /// Says who called; with an empty message it never answers.
 struct Echo;
@@ -92,8 +92,7 @@ async fn a_call_ends_by_its_own_limit_and_nobody_there_is_told_apart() {
     let late = within(limit, client.append(RaftMessage::default())).await.unwrap_err();
     assert_eq!(late.code(), Code::DeadlineExceeded);
     assert!(begun.elapsed() < LIMIT / 2);
-    let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
-    let nobody = call(&peers, 2, &free, b"x").await.unwrap_err();
+    let nobody = call(&peers, 2, "127.0.0.1:1", b"x").await.unwrap_err();
     assert_eq!(nobody.code(), Code::Unavailable, "{nobody}");
     assert!(matches!(peers.raft(2, "not an address"), Err(RpcError::Address { .. })));
 }

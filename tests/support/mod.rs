@@ -65,6 +65,8 @@ pub enum Seen {
 }
 
 /// Three candidates called gw1, gw2 and gw3.
+/// For tests in which nobody is to be replaced for being slow.
+pub const STEADY: &str = "[election]\nlease = \"5s\"\n";
 pub const THREE: &[(&str, &str)] = &[("gw1", "candidate"), ("gw2", "candidate"), ("gw3", "candidate")];
 
 /// A loopback network that no other test process and no other cluster of this one uses.
@@ -239,7 +241,7 @@ impl TestCluster {
         if let Some((program, rest)) = node.prefix.split_first() {
             return get_from_within(program, rest, &node.http, path);
         }
-        get(&node.http, path, Duration::from_secs(2))
+        get(&node.http, path, Duration::from_secs(5))
     }
 
     pub fn status(&self, node: usize) -> Option<Value> {

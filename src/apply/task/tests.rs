@@ -17,6 +17,8 @@ use crate::model::{
 };
 use crate::rpc::{Identity, Peers};
 
+/// No wait of a test is longer.
+const PATIENCE: Duration = Duration::from_secs(30);
 const ME: NodeId = 1;
 const OTHER: NodeId = 2;
 
@@ -204,9 +206,9 @@ impl Node {
 
     async fn until(&self, what: &str, mut holds: impl FnMut(&ApplyStatus) -> bool) {
         let mut status = self.handle.status.clone();
-        let wait = tokio::time::timeout(Duration::from_secs(10), status.wait_for(|status| holds(status)));
+        let wait = tokio::time::timeout(PATIENCE, status.wait_for(|status| holds(status)));
         if wait.await.is_err() {
-            panic!("not within 10 s: {what}: {:#?}", self.status());
+            panic!("not in time: {what}: {:#?}", self.status());
         }
     }
 
@@ -221,21 +223,21 @@ impl Node {
 
     async fn until_active(&self, epoch: Option<Epoch>) {
         let mut active = self.handle.active.clone();
-        let wait = tokio::time::timeout(Duration::from_secs(10), active.wait_for(|active| *active == epoch));
+        let wait = tokio::time::timeout(PATIENCE, active.wait_for(|active| *active == epoch));
         if wait.await.is_err() {
-            panic!("not within 10 s: active in {epoch:?}: {:#?}", self.status());
+            panic!("not in time: active in {epoch:?}: {:#?}", self.status());
         }
     }
 
     async fn until_observed(&self, holds: impl Fn(&Observed) -> bool) {
         let mut observed = self.observed.clone();
         let wait = observed.wait_for(|observed| holds(observed));
-        tokio::time::timeout(Duration::from_secs(10), wait).await.expect("observed within 10 s").unwrap();
+        tokio::time::timeout(PATIENCE, wait).await.expect("observed in time").unwrap();
     }
 
     /// The disk tells of no change.
     async fn until_nothing_is_staged(&self) {
-        for _ in 0..1000 {
+        for _ in 0..3000 {
             if self.fixture.staged() == 0 {
                 return;
             }
@@ -501,7 +503,7 @@ async fn many_changes_while_nobody_watched_are_held() {
     node.until_observed(|observed| observed.forest.get(&place("c")).is_none()).await;
     let mut held = node.handle.held_at_start.clone();
     let wait = held.wait_for(|held| !held.has(&place("c")));
-    tokio::time::timeout(Duration::from_secs(10), wait).await.unwrap().unwrap();
+    tokio::time::timeout(PATIENCE, wait).await.unwrap().unwrap();
     // Three are no more than go by themselves, and yet they were held: another start changes nothing.
     let state = node.fake.state.borrow().clone().unwrap();
     let node = Node::start(node.stop().await, (*state).clone());
@@ -661,7 +663,7 @@ async fn folders_on_their_way_out_are_not_published_by_a_new_manager() {
     node.fixture.write("f/new", "2");
     let mut held = node.handle.held_at_start.clone();
     let wait = held.wait_for(|held| **held == Withheld::default());
-    tokio::time::timeout(Duration::from_secs(10), wait).await.unwrap().unwrap();
+    tokio::time::timeout(PATIENCE, wait).await.unwrap().unwrap();
     node.stop().await;
 }
 

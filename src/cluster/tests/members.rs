@@ -71,7 +71,7 @@ async fn a_newcomer_is_refused_while_its_name_lives() {
     net.start_all().await;
     net.confirmed().await;
     let listed = net.nodes[0].config.listed.clone();
-    let second = net.add("gw3", &free_address().await, Role::Candidate, &listed);
+    let second = net.add("gw3", &free_address(), Role::Candidate, &listed);
     let before = net.state(0, "formed", |_| true).await.members.clone();
     net.start(second).await;
     let sentence = net.waiting_for(second, "another data folder").await;
@@ -105,7 +105,7 @@ async fn a_candidate_that_is_listed_later_becomes_a_voter() {
     net.confirmed().await;
     net.generation(0, &[0, 1]).await;
     let mut listed = net.nodes[0].config.listed.clone();
-    let address = free_address().await;
+    let address = free_address();
     listed.push(ListedNode { name: "gw4".to_owned(), address: address.clone(), role: Role::Witness });
     let fourth = net.add("gw4", &address, Role::Witness, &listed);
     net.start(fourth).await;

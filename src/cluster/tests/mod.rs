@@ -22,6 +22,8 @@ use crate::model::{
 };
 use crate::rpc::{Identity, Peers, serve};
 
+/// The manager's.
+const LEASE: Duration = Duration::from_secs(4);
 /// No wait of a test is longer: far above what a loaded machine needs.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -70,9 +72,11 @@ fn report(name: &str, role: Role) -> NodeReport {
     }
 }
 
-async fn free_address() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    listener.local_addr().unwrap().to_string()
+/// An address that nobody else binds, also while no node runs there.
+fn free_address() -> String {
+    static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    let n = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    format!("127.{}.{}.{}:8750", 1 + std::process::id() % 250, 1 + n / 250 % 250, 1 + n % 250)
 }
 
 impl Net {
@@ -81,8 +85,7 @@ impl Net {
         let folder = tempfile::tempdir().unwrap();
         let mut listed = Vec::new();
         for (at, role) in roles.iter().enumerate() {
-            let node =
-                ListedNode { name: format!("gw{}", at + 1), address: free_address().await, role: *role };
+            let node = ListedNode { name: format!("gw{}", at + 1), address: free_address(), role: *role };
             listed.push(node);
         }
         let mut net = Self { folder, nodes: Vec::new(), heard: Arc::new(watch::Sender::new(Arc::default())) };
@@ -103,7 +106,8 @@ impl Net {
             timing: Timing {
                 heartbeat: Duration::from_millis(200),
                 timeout: Duration::from_millis(600),
-                lease: Duration::from_millis(1200),
+                // Longer than by default: nobody is to be replaced here for being slow.
+                lease: LEASE,
             },
             return_after: Duration::from_secs(2),
             db_path: data,
