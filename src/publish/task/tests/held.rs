@@ -17,13 +17,10 @@ impl Rig {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_held_list_outlives_the_process_and_goes_out_as_it_was_approved() {
     let mut rig = Rig::new(&[]);
-    for name in ["a", "b", "c", "d", "e", "f", "h"] {
-        rig.write(name, name);
-    }
+    rig.together(|rig| ["a", "b", "c", "d", "e", "f", "h"].iter().for_each(|name| rig.write(name, name)))
+        .await;
     rig.until("a b c d e f h").await;
-    for name in ["a", "b", "c", "d"] {
-        rig.remove(name);
-    }
+    rig.together(|rig| ["a", "b", "c", "d"].iter().for_each(|name| rig.remove(name))).await;
     rig.until_status("held", |status| status.held == 4).await;
     rig.write("a", "a");
     rig.write("b", "b");
@@ -74,19 +71,18 @@ async fn approved_rules_take_in_and_release_in_one_generation() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mass_delete_is_held_also_in_small_portions() {
     let mut rig = Rig::new(&[]);
-    for name in ["a", "b", "c", "d", "e", "f"] {
-        rig.write(name, name);
-    }
+    rig.together(|rig| ["a", "b", "c", "d", "e", "f"].iter().for_each(|name| rig.write(name, name))).await;
     rig.until("a b c d e f").await;
-    rig.remove("a");
-    rig.remove("b");
+    rig.together(|rig| ["a", "b"].iter().for_each(|name| rig.remove(name))).await;
     rig.until("c d e f").await;
-    rig.remove("c");
-    rig.remove("d");
+    rig.together(|rig| ["c", "d"].iter().for_each(|name| rig.remove(name))).await;
     let problem = rig.until_problem("mass-delete").await;
     assert!(problem.message.starts_with("2 artifacts"), "{}", problem.message);
-    rig.write("e", "new");
-    rig.write("g", "new folder mate held with them");
+    rig.together(|rig| {
+        rig.write("e", "new");
+        rig.write("g", "new folder mate held with them");
+    })
+    .await;
     let status = rig
         .until_status("the update went out", |status| status.last.as_ref().is_some_and(|l| l.generation == 3))
         .await;
