@@ -331,7 +331,7 @@ fn flip(folder: &std::path::Path, content: &[u8]) {
 #[test]
 fn a_plan_says_what_would_be_done_and_does_nothing() {
     let (cluster, manager, worker, _) = three(
-        "[sync]\ndrift = \"report\"\nmax_delete = 1\ngather = \"60s\"\nsettle_max = \"60s\"\ndelete_grace = \"1s\"\n",
+        "[sync]\ndrift = \"report\"\nmax_delete = 1\ngather = \"15s\"\nsettle_max = \"15s\"\ndelete_grace = \"1s\"\n",
     );
     let name = |node: usize| cluster.nodes[node].name.clone();
     let (code, answer) = ask(&cluster, manager, &["plan"]);
@@ -378,10 +378,10 @@ fn a_plan_says_what_would_be_done_and_does_nothing() {
     assert!(rows.contains(&"missing held default/api/a.xml".to_owned()), "{rows:?}");
     assert!(rows.contains(&"extra held default/api/n.xml".to_owned()), "{rows:?}");
 
-    // On a worker: what it brings back later, because the gateway may have taken it away, and what it only reports.
+    // On a worker: what the gateway may have taken away, and what is new there; both are only reported.
     fs::remove_file(cluster.nodes[worker].root.join("default/api/a.xml")).unwrap();
     cluster.write(worker, "default/api/extra.xml", "<extra/>");
-    let expected = ["create waiting default/api/a.xml", "delete held default/api/extra.xml"];
+    let expected = ["create held default/api/a.xml", "delete held default/api/extra.xml"];
     cluster.wait("the worker's plan", LONG, || {
         let (code, answer) = ask(&cluster, worker, &["plan"]);
         code == 1 && listed(&answer[&name(worker)], "changes", "action", "stands") == expected
