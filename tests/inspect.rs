@@ -381,7 +381,7 @@ fn a_plan_says_what_would_be_done_and_does_nothing() {
     // On a worker: what the gateway may have taken away, and what is new there; both are only reported.
     fs::remove_file(cluster.nodes[worker].root.join("default/api/a.xml")).unwrap();
     cluster.write(worker, "default/api/extra.xml", "<extra/>");
-    let expected = ["create held default/api/a.xml", "delete held default/api/extra.xml"];
+    let expected = ["delete held default/api/extra.xml", "create held default/api/a.xml"];
     cluster.wait("the worker's plan", LONG, || {
         let (code, answer) = ask(&cluster, worker, &["plan"]);
         code == 1 && listed(&answer[&name(worker)], "changes", "action", "stands") == expected
