@@ -136,6 +136,7 @@ impl ApplyTask {
             let shown = self.status();
             self.now.state = shown.state;
             self.now.problems = shown.problems.clone();
+            self.now.lists.clone_from(&shown.lists);
             self.now.wait_until(again);
             return Ok(());
         }
@@ -192,17 +193,17 @@ impl ApplyTask {
             self.leave_nothing_held();
             let leaving: BTreeSet<Place> =
                 edits.iter().filter(|edit| goes_as_folder(edit)).map(|edit| edit.place.clone()).collect();
-            // What can't be read was not brought to the head: when it can, it is no change of this office.
+            // What can't be read was not brought to the head: once it can be, it is a person's to say which is right.
             let unread =
                 edits.iter().map(|edit| &edit.place).filter(|place| scene.observed.is_unreadable(place));
-            let others: BTreeSet<Place> = unread.chain(&leaving).cloned().collect();
+            let changed: BTreeSet<Place> = unread.cloned().collect();
             if !self.bring_to_head(&scene, &head, edits, true).await? {
                 return Ok(());
             }
             let (store, noted) = (self.parts.store.clone(), leaving.clone());
             blocking(move || store.set_leaving(&noted)).await??;
             // The folders still stand: one scan of the gateway must find their artifacts gone first.
-            self.hold_changed(Withheld { others, ..Withheld::default() }).await?;
+            self.hold_changed(Withheld { changed, others: leaving.clone() }).await?;
             self.leaving = leaving;
         }
         self.activate(epoch, head.generation.number).await
@@ -238,10 +239,16 @@ impl ApplyTask {
             blocking(move || Ok::<_, StoreError>((store.held(HELD_CHANGES)?, store.held(MASS_DELETE)?)));
         let (before, deletes) = before.await??;
         let changed = || edits.iter().map(|edit| &edit.place).filter(|place| !self.leaving.contains(*place));
-        // The deletes of a list that is held already have not changed since, as far as anybody knows.
-        let fresh = changed().filter(|place| !before.contains(*place) && !deletes.contains(*place));
+        // What a held list of deletes has, and still is that: publishing holds it on. Other content there is a change.
+        let still: BTreeSet<&Place> = edits
+            .iter()
+            .filter(|edit| edit.old.is_none() || edit.new.is_none())
+            .map(|edit| &edit.place)
+            .filter(|place| deletes.contains(*place))
+            .collect();
+        let fresh = changed().filter(|place| !before.contains(*place) && !still.contains(*place));
         let held: BTreeSet<Place> = if !self.watched && fresh.count() as u64 > self.config.max_delete {
-            changed().filter(|place| !deletes.contains(*place)).cloned().collect()
+            changed().filter(|place| !still.contains(*place)).cloned().collect()
         } else {
             changed().filter(|place| before.contains(*place)).cloned().collect()
         };

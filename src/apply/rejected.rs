@@ -36,11 +36,14 @@ impl ApplyTask {
         let mut now = GivenUp::new();
         let is_given_up = |drift: &Drift| *drift == Drift::Rejected(Answer::GivenUp);
         if self.config.drift == DriftPolicy::Revert {
-            for (place, _) in verdict.drifted.iter().filter(|(_, drift)| is_given_up(drift)) {
+            for (place, drift) in &verdict.drifted {
                 let entry = head.forest.get(place).cloned();
-                let kept = match known.get(place).filter(|(given_up, _)| *given_up == entry) {
-                    Some((_, kept)) => kept.clone(),
-                    None => self.keep_rejected(place, entry.as_ref(), head).await?,
+                let before = known.get(place).filter(|(given_up, _)| *given_up == entry);
+                let kept = match before {
+                    // While it still changes nothing else is known of it.
+                    Some((_, kept)) if is_given_up(drift) || *drift == Drift::Settling => kept.clone(),
+                    None if is_given_up(drift) => self.keep_rejected(place, entry.as_ref(), head).await?,
+                    _ => continue,
                 };
                 now.insert(place.clone(), (entry, kept));
             }

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use crate::daemon::control::{ControlError, Line};
 use crate::daemon::view::View;
 use crate::inspect::{ListRow, Question, Told};
-use crate::model::{Coordinator, Digest, Order};
+use crate::model::{Coordinator, Digest, LetThrough, NodeState, Order};
 
 /// How long a list may take to be let through.
 const DONE_WITHIN: Duration = Duration::from_secs(30);
@@ -66,6 +66,8 @@ async fn run(
     let shown = lists.into_iter().find(|known| known.digest == list).ok_or_else(changed)?;
     let (code, paths) = (shown.code.clone(), shown.paths);
     let approval = Order::Approve { node: node.clone(), list: digest, code, paths };
+    // The same list may have been let through before: what it had came back and went again.
+    let before = view.state.borrow().as_ref().map_or(0, |state| state.generation());
     let sentence = view.cluster.order(approval).await?.sentence;
     // Whoever left does not want to know; the order stands.
     let _ = steps.send(Ok(ApproveStep { said: sentence, done: false, generation: None })).await;
@@ -77,50 +79,65 @@ async fn run(
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
         let lists = held_on(view, &node).await;
-        if let Some(generation) = let_through(view, &digest) {
+        if let Some(generation) = let_through(view, &digest, before) {
             through(generation).await;
             return Ok(());
         }
-        if let Ok(lists) = lists
-            && !lists.iter().any(|known| known.digest == list)
-        {
-            let is_source = PUBLISHED.contains(&shown.code.as_str());
-            if !is_source && !lists.iter().any(|known| known.code == shown.code) {
-                let said = format!("{node} goes on with it");
-                let _ = steps.send(Ok(ApproveStep { said, done: true, generation: None })).await;
-                return Ok(());
-            }
-            // It was let through, and this node's own log is not there yet; or it changed. Withdrawn, it can't be let
-            // through any more, so that what the log says then is the last word.
+        let is_source = PUBLISHED.contains(&shown.code.as_str());
+        let is_gone = lists.as_ref().is_ok_and(|lists| !lists.iter().any(|known| known.digest == list));
+        let is_like_it = lists.is_ok_and(|lists| lists.iter().any(|known| known.code == shown.code));
+        if is_gone && !is_source && !is_like_it && !waits(view, &node) {
+            let said = format!("{node} goes on with it");
+            let _ = steps.send(Ok(ApproveStep { said, done: true, generation: None })).await;
+            return Ok(());
+        }
+        let is_late = Instant::now() >= deadline;
+        if is_late || (is_gone && (is_source || is_like_it)) {
+            // It was let through, and this node's own log is not there yet; or it changed, or something keeps it.
+            // Withdrawn, it can't be let through any more, so that what the log says then is the last word.
             view.cluster.order(Order::Withdraw { node: node.clone(), list: digest }).await?;
             let confirmed = view.cluster.confirm().await.is_some();
-            if let Some(generation) = let_through(view, &digest) {
+            if let Some(generation) = let_through(view, &digest, before) {
                 through(generation).await;
                 return Ok(());
             }
-            if confirmed {
-                return Err(changed());
+            match (confirmed, is_late) {
+                (true, false) => return Err(changed()),
+                (true, true) if is_source => {
+                    return Err(ControlError::critical(
+                        format!(
+                            "{node} did not let it through within {DONE_WITHIN:?}, and the approval is taken back"
+                        ),
+                        "see `syncd status` for what keeps it, then run `syncd approve` again",
+                    ));
+                }
+                (_, true) => {
+                    return Err(ControlError::critical(
+                        format!("{node} was not seen to go on within {DONE_WITHIN:?}; it may have done so"),
+                        "see `syncd status` for what keeps it",
+                    ));
+                }
+                (false, false) => {}
             }
         }
-        if Instant::now() >= deadline {
-            return Err(ControlError::critical(
-                format!(
-                    "the list is approved, but {node} was not seen to let it through within {DONE_WITHIN:?}; it may have \
-                     done so, or still do"
-                ),
-                "see `syncd status` for what keeps it",
-            ));
-        }
     }
+}
+
+/// Whether a node still waits for a person, by its own row.
+fn waits(view: &View, node: &str) -> bool {
+    let status = view.status();
+    let row = status.nodes.iter().find(|row| row.name == node);
+    row.is_none_or(|row| matches!(row.state, NodeState::NeedsApproval | NodeState::RootMissing))
 }
 
 /// Codes of lists that the manager lets through by publishing them.
 pub const PUBLISHED: [&str; 3] = ["mass-delete", "held-changes", "rules-held"];
 
-/// The generation that let the list through, by this node's own log.
-fn let_through(view: &View, list: &Digest) -> Option<u64> {
+/// The generation after `before` that let the list through, by this node's own log.
+fn let_through(view: &View, list: &Digest, before: u64) -> Option<u64> {
     let state = view.state.borrow().clone();
-    state?.let_through.iter().find(|known| known.list == *list).map(|known| known.generation)
+    let is_it = |known: &&LetThrough| known.list == *list && known.generation > before;
+    state?.let_through.iter().find(is_it).map(|known| known.generation)
 }
 
 /// What a node holds, by its own word.

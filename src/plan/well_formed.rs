@@ -86,10 +86,19 @@ fn line_of(bytes: &[u8], what: &[u8]) -> usize {
 /// What the parser can't be told: both would make it slow, not wrong.
 fn check_bounds(bytes: &[u8]) -> Result<(), Malformed> {
     let (mut line, mut signs, mut namespaces) = (1, 0, 0);
+    // A raw < can't stand in a value, a raw > can.
+    let (mut in_tag, mut quote) = (false, None);
     for (at, byte) in bytes.iter().enumerate() {
         match byte {
             b'\n' => line += 1,
-            b'<' | b'>' => signs = 0,
+            b'<' => {
+                in_tag = !matches!(bytes.get(at + 1), Some(b'!' | b'?'));
+                (signs, quote) = (0, None);
+            }
+            b'"' | b'\'' if in_tag && quote.is_none() => quote = Some(*byte),
+            _ if quote == Some(*byte) => quote = None,
+            _ if !in_tag || quote.is_some() => continue,
+            b'>' => in_tag = false,
             b'=' => signs += 1,
             b'x' if bytes[at..].starts_with(b"xmlns") => namespaces += 1,
             _ => continue,
@@ -225,6 +234,11 @@ mod tests {
         bad("<a>".to_owned() + &"<b/>".repeat(500_000) + "</a>", 1, "more than 400000 parts");
         let attributes: String = (0..100_000).map(|n| format!(" a{n}=''")).collect();
         bad(format!("<a{attributes}/>"), 1, "thousands of attributes");
+        // A raw > ends no tag while it stands in a value; signs in a text are no attributes.
+        let attributes: String = (0..100_000).map(|n| format!(" a{n}='>'")).collect();
+        bad(format!("<a{attributes}/>"), 1, "thousands of attributes");
+        good(format!("<a>{}</a>", "= xmlns = ".repeat(50_000)));
+        good(format!("<a b='{0}'><!-- \" {0} --><![CDATA[{0}]]></a>", "=".repeat(50_000)));
         let nested: String = (0..50_000).map(|n| format!("<a xmlns:p{n}='u{n}'>")).collect();
         bad(nested, 1, "thousands of namespaces");
         // What stays below the bounds takes the longest: pairs of attributes, and declarations seen by each element.

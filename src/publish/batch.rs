@@ -157,13 +157,14 @@ impl Gather {
             if is_shut(&edit.place.root) || (scene.unreadable)(&edit.place) {
                 continue;
             }
+            // First: a list that a person agrees to must be able to go out whole.
+            if scene.malformed.is_some_and(|malformed| malformed.brings(&edit)) {
+                self.malformed.push(edit);
+                continue;
+            }
             if scene.withheld.has(&edit.place) {
                 let may_be_approved = scene.withheld.changed.contains(&edit.place);
                 self.withheld.push((edit, may_be_approved));
-                continue;
-            }
-            if scene.malformed.is_some_and(|malformed| malformed.brings(&edit)) {
-                self.malformed.push(edit);
                 continue;
             }
             if edit.new.is_none() && (scene.protected)(&edit.place) {
@@ -193,6 +194,11 @@ impl Gather {
             Some(pending) => pending.edit.old.is_none() || pending.edit.new.is_none(),
             None => is_shut(&place.root) || (scene.unreadable)(place),
         });
+        // What is new beside held deletes is held with them, and not longer; what can't be seen may be a delete still.
+        let may_delete = |place: &Place| pending.get(place).is_none_or(|known| known.edit.new.is_none());
+        let with: BTreeSet<RootName> =
+            self.held.keys().filter(|place| may_delete(place)).map(|place| place.root.clone()).collect();
+        self.held.retain(|place, _| with.contains(&place.root));
         self.pending = pending;
         self.busy = scene
             .busy

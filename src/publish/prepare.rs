@@ -33,6 +33,8 @@ pub(super) struct Draft {
     pub(super) created_unix_ms: i64,
     /// What is done about malformed XML.
     pub(super) validate: Validate,
+    /// A person agreed to exactly these edits: all of them go out, or none.
+    pub(super) exact: bool,
 }
 
 /// A generation that is ready to be staged.
@@ -78,7 +80,8 @@ pub(super) fn prepare(
     spool_dir: &Path,
     ready: impl FnOnce(Prepared),
 ) -> Result<LeftOut, PublishError> {
-    let Draft { parent, number, mut edits, rules, epoch, author, created_unix_ms, validate } = draft;
+    let Draft { parent, number, mut edits, rules, epoch, author, created_unix_ms, validate, exact } = draft;
+    let planned = edits.len();
     let base = base_forest(parent.as_deref(), &rules);
     let mut batch = store.batch();
     let mut unreadable = BTreeSet::new();
@@ -105,7 +108,7 @@ pub(super) fn prepare(
     }
     fit(&base, &mut edits);
     let is_same = parent.as_ref().is_some_and(|parent| parent.rules == rules);
-    if edits.is_empty() && (is_same || parent.is_none()) {
+    if (edits.is_empty() && (is_same || parent.is_none())) || (exact && edits.len() != planned) {
         return Ok(LeftOut { unreadable, malformed });
     }
     let forest = base.with(edits.values().map(|edit| (edit.place.clone(), edit.new.clone())))?;

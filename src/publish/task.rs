@@ -35,6 +35,8 @@ const MAJORITY_WITHIN: Duration =
 const APPLIED_WITHIN: Duration = Duration::from_secs(5);
 /// What changed while it was read is looked at again after this.
 const READ_AGAIN: Duration = Duration::from_millis(2);
+/// After an approved list could not go out whole.
+const PUT_OFF: Duration = Duration::from_secs(5);
 /// After a publish failed on this node.
 const AGAIN: Duration = Duration::from_secs(1);
 /// What is held is noted on disk this often at most: it may grow by the second.
@@ -100,6 +102,8 @@ pub struct PublishTask {
     lists: Vec<Arc<HeldList>>,
     /// What is noted as held, and when that was written.
     noted: (BTreeSet<Place>, Option<Instant>),
+    /// A list that a person agreed to and that could not go out whole; until when it is not tried.
+    put_off: Option<(Digest, Instant)>,
     /// What went wrong in the last attempt; until when nothing is tried.
     failed: Option<(Problem, Instant)>,
     last: Option<LastPublish>,
@@ -171,6 +175,7 @@ pub fn new(
         own: OwnRules::default(),
         lists: Vec::new(),
         noted: Default::default(),
+        put_off: None,
         failed: None,
         last: None,
     };
@@ -408,6 +413,7 @@ impl PublishTask {
             author: self.config.node.clone(),
             created_unix_ms: unix_ms(),
             validate: self.config.validate,
+            exact: list.is_some(),
         };
         let waited_us = u64::try_from(batch.seen.elapsed().as_micros()).unwrap_or(u64::MAX);
         tracing::debug!(target: "syncd::step", generation = office.next, waited_us, "gathered");
@@ -420,8 +426,9 @@ impl PublishTask {
         let Ok(prepared) = encoded.await else {
             let left_out = pinning.await??;
             self.leave_out(left_out);
-            // An approved list of which nothing can be read now is tried again, not as fast as possible.
-            return Ok(if list.is_some() { AGAIN } else { READ_AGAIN });
+            // An approved list that can't go out as it was shown is tried again later, and holds nothing else up.
+            self.put_off = list.map(|list| (list, Instant::now() + PUT_OFF));
+            return Ok(if list.is_some() { Duration::ZERO } else { READ_AGAIN });
         };
         let (prepared, read) = (Arc::new(prepared), Instant::now());
         crash::point("publish.before-stage");

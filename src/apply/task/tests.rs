@@ -513,6 +513,21 @@ async fn many_changes_while_nobody_watched_are_held() {
 }
 
 #[tokio::test]
+async fn other_content_at_deletes_that_were_held_is_held_too() {
+    let names = ["a", "b", "c", "d"];
+    let (fixture, mut state) = at_rest(&names.map(|name| (name, File("2")))).await;
+    fixture.store.set_manager_epoch(9).unwrap();
+    fixture.store.set_held("mass-delete", &names.map(place).into()).unwrap();
+    // An old backup, restored while nobody watched.
+    names.iter().for_each(|name| fixture.write(name, "1"));
+    state.appointment = Some(appointment(ME, 9, 5));
+    let node = Node::start(fixture, state);
+    node.until_active(Some(9)).await;
+    assert_eq!(node.handle.held_at_start.borrow().changed, names.map(place).into());
+    node.stop().await;
+}
+
+#[tokio::test]
 async fn a_root_that_lost_its_mark_is_not_written_to() {
     let (fixture, mut state) = at_rest(&[("a", File("1"))]).await;
     fs::rename(fixture.path(".syncd"), fixture.dir.path().join("kept")).unwrap();

@@ -373,6 +373,16 @@ fn a_big_move_is_held_whole() {
 }
 
 #[test]
+fn what_is_new_beside_held_deletes_goes_out_once_they_came_back() {
+    let mut bench = Bench::new("d=/ d/a d/b d/c");
+    bench.deletes_left = 2;
+    bench.write(0, "-d/a -d/b -d/c d/k d/l").check(3000, "-");
+    assert_eq!(bench.gather.held(), (5, 3));
+    bench.write(4000, "d/a d/b d/c").check(6000, "+d/k +d/l");
+    assert_eq!(bench.gather.held(), (0, 0));
+}
+
+#[test]
 fn a_rename_of_many_in_one_folder_is_held_whole() {
     let mut bench = Bench::new("d=/ d/a d/b d/c e=/ e/x");
     bench.deletes_left = 2;

@@ -49,7 +49,12 @@ impl PublishTask {
     pub(super) fn approved(&self, office: &Office) -> Option<Arc<HeldList>> {
         let state = self.state.borrow();
         let state = state.as_ref()?;
-        self.lists.iter().find(|list| state.approval(office.me, &list.digest).is_some()).cloned()
+        let is_put_off =
+            |digest| self.put_off.is_some_and(|(list, until)| list == digest && until > Instant::now());
+        let is_approved = |list: &&Arc<HeldList>| {
+            state.approval(office.me, &list.digest).is_some() && !is_put_off(list.digest)
+        };
+        self.lists.iter().find(is_approved).cloned()
     }
 
     /// What goes out for it: exactly the list, by itself.
