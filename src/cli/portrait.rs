@@ -244,6 +244,7 @@ pub(super) mod tests {
             at: Some("2026-01-31T09:02:05.000Z".into()),
             manager: Some("gw1".into()),
             leader: Some("gw1".into()),
+            voters: None,
             epoch: Some(7),
             generation: Some(42),
             digest: None,

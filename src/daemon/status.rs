@@ -40,6 +40,9 @@ pub struct StatusReport {
     /// The leader of the consensus that this node follows; need not be the manager.
     #[serde(default)]
     pub leader: Option<String>,
+    /// Who votes, as this node's log says, by name; null before it says anything.
+    #[serde(default)]
+    pub voters: Option<Vec<String>>,
     /// Its epoch.
     pub epoch: Option<u64>,
     /// The head's number.

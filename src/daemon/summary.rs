@@ -143,6 +143,7 @@ mod tests {
             at: None,
             manager: Some("gw1".into()),
             leader: None,
+            voters: None,
             epoch: Some(7),
             generation: Some(42),
             digest: None,

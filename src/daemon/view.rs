@@ -117,6 +117,7 @@ impl View {
             at: Some(time_text(unix_ms())),
             manager,
             leader: standing.leader.and_then(name_of),
+            voters: state.as_ref().map(|state| state.voters.iter().copied().filter_map(name_of).collect()),
             epoch: state.as_ref().map(|state| state.epoch()),
             generation: head.as_ref().map(|head| head.generation),
             digest: head.as_ref().map(|head| head.digest.to_string()),
