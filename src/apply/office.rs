@@ -99,7 +99,7 @@ impl ApplyTask {
         let held = self.held.borrow().changed.clone();
         if !held.is_empty() {
             let message = format!(
-                "{} paths changed while no syncd watched, more than go out by themselves: {}",
+                "{} paths changed while no syncd watched, or could not be read at the takeover, and are held: {}",
                 held.len(),
                 some_of(held.iter())
             );

@@ -7,7 +7,8 @@ use crate::model::{Digest, Edit, Entry, Place};
 /// Places that a manager must not publish although they differ from the head.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Withheld {
-    /// Changed while no syncd watched, and more than go out by themselves: a person may agree to them.
+    /// Changed while no syncd watched, and more than go out by themselves, or not to be read at a takeover: a person may
+    /// agree to them.
     pub changed: BTreeSet<Place>,
     /// No changes of this office: they come to what the head says by themselves.
     pub others: BTreeSet<Place>,
